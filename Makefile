@@ -1,0 +1,72 @@
+# The whole workflow; every target sets itself up. A machine needs make and Python 3.11 to 3.14.
+#
+#   make demo    everything embedded, a simulated fleet, and what was found in its record
+#   make test    all tests, against a real Kafka and a real ClickHouse (ARGS="-k word" for some)
+#   make check   lint, format, types, and the rules of tests/test_tidy.py
+#   make bench   throughput on this machine          make soak    the long tests
+#   make lock    renew the locks (needs the network) make clean   remove what make made
+
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS := schemas producers stream_processors sinks deploy
+PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
+RIGHT_PYTHON := import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
+
+# Compiling a gigabyte of libraries to byte code takes longer than the few that are imported need.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+COMPILE := .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
+	--extra local --extra server --extra registry --extra watch \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header
+
+.PHONY: demo test check bench soak lock clean
+
+demo: $(VENV)/.runtime
+	@$(BIN)/trailweave demo $(ARGS)
+
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests --durations=10 $(ARGS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || \
+		{ echo "couldn't accept the format: run $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/mypy --no-error-summary $(ROOMS) tests
+	@$(BIN)/python -m pytest --quiet tests/test_tidy.py
+
+bench: $(VENV)/.dev
+	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+soak: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests -m soak $(ARGS)
+
+# Versions and hashes only, no host names: where packages come from is every machine's own setting.
+lock: | $(BIN)/python
+	@$(BIN)/python -m venv .venv-lock
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	@$(COMPILE) --upgrade --group build -o requirements.lock
+	@$(COMPILE) --upgrade --group dev --constraint requirements.lock -o requirements-dev.lock
+
+clean:
+	@rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+
+# A stamp is newer than what it was made from, so a second run of any target installs nothing.
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV), once" >&2
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV) for development, once" >&2
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.runtime
+
+$(BIN)/python:
+	@for python in $(PYTHONS); do \
+		if $$python -c '$(RIGHT_PYTHON)' 2>/dev/null; then \
+			$$python -m venv $(VENV) && exit 0; rm -rf $(VENV); exit 1; \
+		fi; \
+	done; \
+	echo "couldn't find Python 3.11 to 3.14 with venv: install it, or make PYTHON=/path/to/it" >&2; \
+	exit 1
