@@ -1,0 +1,1 @@
+"""What an agent carries: the Recorder, its transports, and adapters of outside formats."""
