@@ -1,0 +1,353 @@
+"""A session that is about to close, decoded once and indexed for the rules.
+
+Pure. `read` turns the bytes of a session into a `Chain` and the records that are no events;
+`verdict` judges the chain. The result does not depend on the order in which events arrived.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from trailweave.schemas import events, hashing
+from trailweave.schemas.codec import Decoder, WriterSchemas
+from trailweave.schemas.errors import Rejected
+from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK, Refused
+from trailweave.stream_processors.ranges import ProducerRange, producer_ranges
+from trailweave.stream_processors.session import Session
+
+Record = dict[str, Any]
+
+#: The envelope's fields that verdicts read; the others are passed over when a chain is decoded.
+HEAD_READ: Final = (
+    "event_id",
+    "trace_id",
+    "tenant",
+    "producer_id",
+    "producer_epoch",
+    "trace_seq",
+    "occurred_at",
+    "agent_id",
+    "actor",
+    "sponsor",
+    "agent_owner",
+    "workflow_id",
+    "parent_trace_id",
+    "task_id",
+    "environment",
+    "purpose",
+    "data_class",
+    "correlation",
+    "event_type",
+)
+
+_TRACE_ID: Final = re.compile("[0-9a-f]{32}").fullmatch
+
+
+_CREDENTIAL: Final = ("credential_id", "expires_at", "scope_exercised", "handles")
+
+#: The event types' own fields that rules and verdict read: what is not here costs no more than
+#: being stepped over. A rule that needs another field adds it.
+OWN_READ: Final[Mapping[str, tuple[str, ...]]] = {
+    "session_started": ("expected_sources",),
+    "model_responded": (
+        "request_model",
+        "model",
+        "model_version",
+        "status",
+        "finish_reasons",
+        "proposed",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+    ),
+    "policy_decided": (
+        "decision_id",
+        "call_id",
+        "supersedes",
+        "engine",
+        "policy_id",
+        "mode",
+        "effect",
+    ),
+    "approval_requested": ("approval_id", "call_id", "expires_at"),
+    "approval_decided": (
+        "approval_id",
+        "call_id",
+        "approval_kind",
+        "effect",
+        "by",
+        "valid_until",
+        "requested_at",
+    ),
+    "credential_issued": _CREDENTIAL,
+    "credential_used": (*_CREDENTIAL, "status"),
+    "credential_renewed": _CREDENTIAL,
+    "credential_rotated": _CREDENTIAL,
+    "credential_revoked": _CREDENTIAL,
+    "tool_requested": ("call_id", "initiator", "tool", "record_class", "side_effect", "retry_of"),
+    "tool_executed": ("call_id", "tool", "started_at", "status", "result_data_class"),
+    "downstream_observed": ("operation", "call_id", "status"),
+    "session_ended": ("outcome", "status", "root", "expected", "expected_exhaustive"),
+}
+
+
+def wanted_fields() -> dict[str, tuple[str, ...]]:
+    """Per event type, the fields that are decoded when a session closes."""
+    return {name: HEAD_READ + OWN_READ.get(name, ()) for name in events.event_names()}
+
+
+def event_decoder(schemas: WriterSchemas | None = None) -> Decoder:
+    """The decoder that `read` needs."""
+    return Decoder(wanted_fields(), schemas)
+
+
+class Place(NamedTuple):
+    """Where an event lies, and the leaf that binds it to there."""
+
+    topic: str
+    partition: int
+    offset: int
+    leaf: bytes
+
+
+@dataclass(eq=False)  # without slots: its indexes are cached properties
+class Chain:
+    """The distinct events of one session by causes and calls; what rules read.
+
+    Records are dicts in the schemas' names and a `place`, ordered by (occurred_at, producer,
+    epoch, sequence, event id).
+    """
+
+    tenant: str
+    trace_id: str
+    records: list[Record]
+    duplicates: int
+    conflicts: list[str]
+    times: tuple[int, int]
+    _by_type: dict[str, list[Record]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        by_type = self._by_type
+        for record in self.records:
+            by_type.setdefault(record["event_type"], []).append(record)
+
+    def of(self, name: str) -> list[Record]:
+        """The records of one event type, in order."""
+        return self._by_type.get(name, _NONE)
+
+    @property
+    def types(self) -> dict[str, int]:
+        """Events by type."""
+        return {name: len(found) for name, found in sorted(self._by_type.items())}
+
+    def by(self, name: str, key: str) -> dict[str, list[Record]]:
+        """The records of one event type by a field, those without a value left out."""
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in self._by_type.get(name, ()):
+            if record[key] is not None:
+                found[record[key]].append(record)
+        return found
+
+    @cached_property
+    def decisions(self) -> dict[str, list[Record]]:
+        """Enforced policy decisions by call, superseded ones left out."""
+        made = [r for r in self.of("policy_decided") if r["mode"] == "enforced"]
+        superseded = {r["supersedes"] for r in made}
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in made:
+            if record["call_id"] is not None and record["decision_id"] not in superseded:
+                found[record["call_id"]].append(record)
+        return found
+
+    @cached_property
+    def approvals(self) -> dict[str, list[Record]]:
+        """Approval decisions by call; one without a call id takes that of its request."""
+        asked = {r["approval_id"]: r["call_id"] for r in self.of("approval_requested")}
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in self.of("approval_decided"):
+            call = record["call_id"] or asked.get(record["approval_id"])
+            if call is not None:
+                found[call].append(record)
+        return found
+
+    @cached_property
+    def requests(self) -> dict[str, list[Record]]:
+        """Tool requests by call."""
+        return self.by("tool_requested", "call_id")
+
+    @cached_property
+    def executions(self) -> dict[str, list[Record]]:
+        """Tool executions by call, refused ones included."""
+        return self.by("tool_executed", "call_id")
+
+    @cached_property
+    def observations(self) -> dict[str, list[Record]]:
+        """What downstream systems saw, by call."""
+        return self.by("downstream_observed", "call_id")
+
+    @cached_property
+    def proposals(self) -> dict[str, Record]:
+        """The model response that proposed a call, by call."""
+        return {
+            call["call_id"]: record
+            for record in self.of("model_responded")
+            for call in record["proposed"]
+        }
+
+    def ran(self, call_id: str) -> list[Record]:
+        """Executions that did run, whatever came of them, and downstream traces of the call."""
+        ran = [r for r in self.executions.get(call_id, ()) if r["status"] not in NOT_RUN]
+        return ran + self.observations.get(call_id, [])
+
+    @cached_property
+    def promised(self) -> frozenset[str]:
+        """Authorities of which `session_started` said that they report."""
+        return frozenset(s for r in self.of("session_started") for s in r["expected_sources"])
+
+    @cached_property
+    def expected(self) -> dict[str, int] | None:
+        """Counts per producer that an exhaustive root end promised; None without one."""
+        found: dict[str, int] = {}
+        ends = [r for r in self.of("session_ended") if r["root"] and r["expected_exhaustive"]]
+        for record in ends:
+            for producer, count in record["expected"].items():
+                found[producer] = max(found.get(producer, 0), count)
+        return found if ends else None
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Distinct events per producer."""
+        return {
+            producer: sum(part.events for part in parts) for producer, parts in self.ranges.items()
+        }
+
+    @cached_property
+    def ranges(self) -> dict[str, list[ProducerRange]]:
+        """Sequence ranges by producer, those included that were announced and sent nothing."""
+        return producer_ranges(self.records, self.expected or ())
+
+    def whole(self) -> bool:
+        """Whether every promised count has arrived."""
+        promised = self.expected
+        counts = self.counts
+        return promised is not None and all(counts.get(p, 0) >= n for p, n in promised.items())
+
+
+_NONE: Final[list[Record]] = []
+
+#: Statuses of `tool_executed` that say the tool did not run.
+NOT_RUN: Final = frozenset({"denied", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A decoded session: its chain, and its records that are no events."""
+
+    chain: Chain
+    refused: list[Refused]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a reading needs to know of the lane."""
+
+    topics: tuple[str, ...]
+    partition: int
+    decoder: Decoder
+    #: (key of another version's schema, broker time) -> does it count? See `standing`.
+    admits: Callable[[bytes, int], bool]
+    #: Keys of the schemas that this version writes.
+    built_in: frozenset[bytes] = frozenset(kind.fingerprint for kind in events.all_types())
+    #: Per topic, the bytes that begin the leaves of its events here.
+    prefixes: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        found = tuple(hashing.leaf_prefix(topic, self.partition) for topic in self.topics)
+        object.__setattr__(self, "prefixes", found)
+
+
+def _order(record: Record) -> tuple[int, str, int, int, str]:
+    sequence = record["trace_seq"]
+    return (
+        record["occurred_at"],
+        record["producer_id"],
+        record["producer_epoch"],
+        -1 if sequence is None else sequence,
+        record["event_id"],
+    )
+
+
+def read(session: Session, source: Source) -> Reading:
+    """Decode and check every event of a session; duplicates collapse, other bytes don't.
+
+    An event is refused on the same grounds as in `validity`, which load asks: whatever gets no
+    row there becomes a dead letter here. Of equal events the one with the lowest place stays.
+    """
+    key = session.key[:32]
+    key_digest = hashlib.sha256(key).digest()
+    is_trace = _TRACE_ID(key.decode("latin-1")) is not None
+    seen: dict[str, bytes] = {}
+    others: set[tuple[str, bytes]] = set()
+    records, refused, duplicates = [], [], 0
+    for place, recorded_ms, value in sorted(
+        zip(session.places, session.times, session.values, strict=True)
+    ):
+        number, offset = place >> OFFSET_BITS, place & OFFSET_MASK
+        try:
+            record = _event(source.topics[number], recorded_ms, value, source)
+            _check_trace_id(is_trace)
+        except Rejected as error:
+            refused.append(Refused(number, offset, recorded_ms, key, value, error.reason))
+            continue
+        event_id = record["event_id"]
+        before = seen.get(event_id)
+        if before is None:
+            seen[event_id] = value
+        elif before == value or (event_id, value) in others:
+            duplicates += 1
+            continue
+        else:
+            others.add((event_id, value))
+        leaf = hashing.leaf_behind(source.prefixes[number], offset, key_digest, value)
+        record["place"] = Place(source.topics[number], source.partition, offset, leaf)
+        records.append(record)
+    records.sort(key=_order)
+    chain = Chain(
+        session.tenant,
+        key.decode("ascii", "replace"),
+        records,
+        duplicates,
+        sorted({event_id for event_id, _ in others}),
+        (min(session.times), max(session.times)),
+    )
+    return Reading(chain, refused)
+
+
+def _event(topic: str, recorded_ms: int, value: bytes, source: Source) -> Record:
+    """One decoded event; raises `Rejected`."""
+    key = value[2:10] if value[0] else value[1:5]
+    if key not in source.built_in and not source.admits(key, recorded_ms):
+        raise Rejected("unknown_schema", f"nobody has published the schema {key.hex()} in time")
+    name, record = source.decoder.decode(value)
+    if _TOPIC_OF.get(name) != topic:
+        raise Rejected("wrong_topic", f"a record of type {name} does not belong in this topic")
+    if not record["event_id"].isascii():
+        raise Rejected("not_an_event", "event_id is not ASCII")
+    return record
+
+
+def _check_trace_id(is_trace: bool) -> None:
+    if not is_trace:
+        raise Rejected("not_an_event", "trace_id is not 32 lower-case hex digits")
+
+
+_TOPIC_OF: Final[Mapping[str, str]] = {n: k.topic for n, k in events.event_types().items()}
+
+
+def values(records: Iterable[Record], key: str) -> list[str]:
+    """The sorted distinct values of one field."""
+    return sorted({record[key] for record in records if record.get(key)})

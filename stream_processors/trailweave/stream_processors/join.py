@@ -1,0 +1,561 @@
+"""The join worker: batches of raw events in, one Kafka transaction per batch out. Edge.
+
+Order of effects in a step, and what a crash between them does:
+
+1. fold a batch into memory                 crash: nothing was said; the next start reads it again
+2. decide closings, produce their records   crash: the transaction is aborted by the next start
+3. send the offsets of *all* lanes with it  (also when nothing moved: it fences a zombie)
+4. commit                                   crash: `init_transactions` of the next start settles it
+5. forget what was committed                in memory only
+
+So every input offset stands in exactly one committed record. After any doubt (an error once the
+commit began, an abort, a rebalance) memory is dropped and rebuilt from what is committed: a memory
+that might be ahead of Kafka is worth nothing. `recovery` and `lane_reader` do the rebuilding.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from trailweave.schemas import events
+from trailweave.schemas.codec import Encoder
+from trailweave.schemas.errors import Fatal, Rejected, Retryable
+from trailweave.schemas.schema_topic import SchemaTopic
+from trailweave.schemas.standing import StandingRule
+from trailweave.stream_processors import lane_reader, recovery
+from trailweave.stream_processors.chain import Source, event_decoder
+from trailweave.stream_processors.closing import Closing, close
+from trailweave.stream_processors.confirm import Confirmer
+from trailweave.stream_processors.lanes import Lane, Refused
+from trailweave.stream_processors.metrics import JoinMetrics
+from trailweave.stream_processors.session import ClosingTimes
+from trailweave.stream_processors.verdict import RulesConfig
+
+log = logging.getLogger(__name__)
+
+#: Kafka's own default limit of a record is 1 MiB; a chain record over this drops its event list
+#: and keeps ranges and root.
+CHAIN_BYTES_MAX: Final = 900_000
+#: Above the longest commit; the broker ends a transaction that a dead worker left open after it.
+TRANSACTION_TIMEOUT_S: Final = 20
+#: Waits between tries while Kafka is away.
+BACKOFF_MIN_S: Final = 0.2
+BACKOFF_MAX_S: Final = 10.0
+#: How often a schema that nobody has published yet is asked for.
+SCHEMA_INTERVAL_S: Final = 1.0
+#: Errors of the connection: librdkafka goes on by itself, and nothing was skipped.
+_PASSING: Final = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+}
+
+#: Another process took our place in the group, or our transactional id.
+_FENCING: Final = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
+
+
+@dataclass(frozen=True, slots=True)
+class JoinSettings:
+    """What a join worker needs; `kafka` is any librdkafka setting, `bootstrap.servers` included."""
+
+    kafka: Mapping[str, Any]
+    group: str = "trailweave-join"
+    #: Stable per process: names the static member and the transactional id, so that a restarted
+    #: worker has its partitions back at once and settles its own last transaction.
+    slot: int = 0
+    times: ClosingTimes = field(default_factory=ClosingTimes)
+    rules: RulesConfig = field(default_factory=RulesConfig)
+    #: Larger batches cost memory, smaller ones commits (10 to 20 ms each).
+    batch_events_max: int = 20_000
+    #: A batch waits no longer for more events: part of the delay to the chain.
+    linger_s: float = 0.25
+    #: Without a sign of life for longer, a worker's lanes go to others.
+    session_timeout_s: float = 10.0
+
+
+class JoinWorker:
+    """One process slot of the join: the lanes that the group assigns to it.
+
+    `step` does one batch. Not thread-safe; `run` drives it.
+    """
+
+    def __init__(
+        self,
+        settings: JoinSettings,
+        metrics: JoinMetrics | None = None,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics or JoinMetrics()
+        self.lanes: dict[int, Lane] = {}
+        self._now_s = now_s
+        self._topics = events.event_topics()
+        self._topic_index = {topic: index for index, topic in enumerate(self._topics)}
+        wait = StandingRule(settings.times.unknown_schema_wait_ms)
+        self._schemas = SchemaTopic(settings.kafka, rule=wait)
+        self._decoder = event_decoder(self._schemas)
+        self._encoder = Encoder()
+        self._assigned: set[int] | None = None
+        #: Partitions that were not assigned though others of their lanes were.
+        self._torn = ""
+        self._rebalanced = False
+        self._ask_schemas_at = 0.0
+        self._sessions_end: dict[int, int] = {}
+        self._producer: Producer | None = None
+        self._consumer = self._new_consumer()
+        self._confirmer = Confirmer(dict(settings.kafka), self._topics)
+        self._consumer.subscribe(
+            list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke
+        )
+
+    def _new_consumer(self) -> Consumer:
+        settings = self.settings
+        return Consumer(
+            {
+                "queued.max.messages.kbytes": 131_072,
+                **settings.kafka,
+                "group.id": settings.group,
+                "group.instance.id": f"{settings.group}-{settings.slot}",
+                # Co-partitioned lanes: partition i of every topic goes to the same member.
+                "partition.assignment.strategy": "range",
+                "session.timeout.ms": int(settings.session_timeout_s * 1000),
+                "heartbeat.interval.ms": int(settings.session_timeout_s * 1000 / 4),
+                # Above the transaction timeout: who is thrown out can't commit any more.
+                "max.poll.interval.ms": 300_000,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            },
+            logger=log,
+        )
+
+    # --- rebalances: only noted in the callbacks, handled between batches ---
+
+    def _on_assign(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        # Nothing is read before the rebuild says from where: read from the group's offsets, a lane
+        # without any would answer with an error that arrives after the rebuild.
+        consumer.assign([])
+        lanes = {part.partition for part in parts}
+        here = {(part.topic, part.partition) for part in parts}
+        torn = sorted(f"{t}[{i}]" for t in self._topics for i in lanes if (t, i) not in here)
+        # A lane of which another worker has a part would be joined twice.
+        self._torn = ", ".join(torn)
+        self._assigned = None if torn else lanes
+        self._rebalanced = True
+
+    def _on_revoke(self, _: Consumer, parts: list[TopicPartition]) -> None:
+        # No transaction is open here: a step ends its own before it asks for messages again.
+        log.info("lanes %s are revoked", sorted({part.partition for part in parts}))
+        self.lanes = {}
+        self._assigned = None
+        self._torn = ""
+        self._rebalanced = True
+        for gauge in (self.metrics.open_sessions, self.metrics.held_events):
+            gauge.clear()  # or another worker's lanes would be reported here for ever
+        self.metrics.clock_lag_s.clear()
+
+    # --- one batch ---
+
+    def step(self) -> int:
+        """Fold what has come, close what is due, commit; returns the number of events folded.
+
+        Raises `Retryable` when Kafka is away (call again), `Fatal` when a person must look.
+        """
+        if self._rebalanced and self._assigned is not None:
+            self._rebuild()
+        # Taken before the messages: with a later one, a worker that lost its lanes in between
+        # could commit under the new generation's name.
+        generation = self._consumer.consumer_group_metadata()
+        messages = lane_reader.consume(
+            self._consumer, self.settings.batch_events_max, self.settings.linger_s
+        )
+        if self._torn:
+            raise Retryable(
+                f"couldn't take over lanes: {self._torn} did not come with them; give all event "
+                "topics the same number of partitions (`trailweave topics check`)"
+            )
+        if self._rebalanced:
+            return 0  # of whichever assignment they are: the rebuild reads them again
+        folded = self._fold(messages)
+        self._confirmer.poll(self.lanes, self._now_s())
+        self._learn()
+        try:
+            closings = self._closings()
+        except Retryable:
+            # Sessions may be closed by now whose records are lost with the list of them.
+            self._drop_memory()
+            raise
+        if closings or any(lane.moved for lane in self.lanes.values()):
+            self._commit(closings, generation)
+        self._gauge()
+        return folded
+
+    def _fold(self, messages: list[lane_reader.Fetched]) -> int:
+        lanes, index, folded = self.lanes, self._topic_index, 0
+        for message in messages:
+            error = message.error()
+            topic, partition = message.topic(), message.partition()
+            if error is not None:
+                self._read_error(error, message)
+                continue
+            lane, number, offset = lanes[partition], index[topic], message.offset()
+            if offset < lane.positions[number]:
+                continue  # delivered again after a seek of librdkafka's own
+            lane.fold(number, offset, message.timestamp()[1], message.key(), message.value())
+            folded += 1
+        self.metrics.events.inc(folded)
+        return folded
+
+    def _read_error(self, error: KafkaError, message: lane_reader.Fetched) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._confirmer.at_end(message.topic(), message.partition(), message.offset())
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise Fatal(
+                f"{message.topic()}[{message.partition()}]: the offset to read from is gone: "
+                f"{error.str()}; retention removed events before they were joined"
+            )
+        elif error.code() in _PASSING and not error.fatal():
+            log.warning("Kafka is away: %s", error.str())
+        else:
+            self._stop_if_fenced(error)
+            # What the batch holds behind this message is not folded any more.
+            self._drop_memory()
+            raise lane_reader.kafka_error("read events", error)
+
+    def _stop_if_fenced(self, error: KafkaError) -> None:
+        # Not tried again: a rebuild would fence the other one in its turn, and so on for ever.
+        if error.code() in _FENCING or (
+            error.code() == KafkaError._FATAL and "fenced" in error.str()
+        ):
+            raise Fatal(
+                f"another worker runs as slot {self.settings.slot} of {self.settings.group}; "
+                "give each process a slot of its own"
+            )
+
+    def _learn(self) -> None:
+        """Ask once more for schemas that nobody had published when their events came."""
+        if time.monotonic() < self._ask_schemas_at:
+            return
+        self._ask_schemas_at = time.monotonic() + SCHEMA_INTERVAL_S
+        for lane in self.lanes.values():
+            for key in list(lane.unknown):
+                try:
+                    if self._decoder.knows(key):
+                        lane.learned(key)
+                except Rejected as error:
+                    log.warning("events of schema %s will be dead-lettered: %s", key.hex(), error)
+
+    def _closings(self) -> list[tuple[Lane, Closing]]:
+        closings = []
+        for lane in self.lanes.values():
+            source = Source(self._topics, lane.index, self._decoder, self._admits)
+            for session, reason in lane.due():
+                try:
+                    closing = close(session, reason, lane, source, self.settings.rules)
+                except _TooEarlyError:
+                    continue  # it stays open, and is looked at again
+                if closing is not None:
+                    lane.close(session)
+                    closings.append((lane, closing))
+        return closings
+
+    def _admits(self, key: bytes, recorded_ms: int) -> bool:
+        """Whether an event's schema counts as published; load asks the same."""
+        standing = self._schemas.standing(key, recorded_ms, int(self._now_s() * 1000))
+        if standing == "wait":
+            raise _TooEarlyError
+        return standing == "known"
+
+    # --- the transaction ---
+
+    def _commit(self, closings: list[tuple[Lane, Closing]], generation: Any) -> None:
+        producer = self._producer
+        assert producer is not None
+        began = time.monotonic()
+        self._sessions_end = {}
+        committing = False
+        try:
+            producer.begin_transaction()
+            for lane, closing in closings:
+                self._produce_closing(producer, lane, closing)
+            for lane in self.lanes.values():
+                for refused in lane.refused:
+                    self._produce_dead_letter(producer, lane, refused, None)
+            producer.send_offsets_to_transaction(self._offsets(), generation, TRANSACTION_TIMEOUT_S)
+            committing = True
+            self._commit_until_sure(producer)
+        except (KafkaException, BufferError) as error:
+            self._drop_memory()
+            reason = error.args[0]
+            if not isinstance(reason, KafkaError):
+                raise Retryable(f"couldn't produce: {error}") from error
+            if not committing and not reason.fatal():
+                self._abort(producer)
+            self._stop_if_fenced(reason)
+            raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
+        self._count(closings, time.monotonic() - began)
+        for lane in self.lanes.values():
+            lane.committed(self._sessions_end.get(lane.index, 0))
+
+    def _offsets(self) -> list[TopicPartition]:
+        return [
+            TopicPartition(topic, lane.index, position, metadata.text())
+            for lane in self.lanes.values()
+            for topic, position, metadata in zip(
+                self._topics, lane.positions, lane.prepare(), strict=True
+            )
+        ]
+
+    def _commit_until_sure(self, producer: Producer) -> None:
+        """A retriable timeout says nothing about the outcome: the same commit is asked again."""
+        while True:
+            try:
+                producer.commit_transaction(TRANSACTION_TIMEOUT_S)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+
+    def _abort(self, producer: Producer) -> None:
+        try:
+            producer.abort_transaction(TRANSACTION_TIMEOUT_S)
+        except KafkaException as error:
+            # The next `init_transactions` settles it.
+            log.warning("couldn't abort a transaction: %s", error.args[0].str())
+
+    def _produce(self, producer: Producer, topic: str, **record: Any) -> None:
+        """Queue one record; a full queue is waited for, never dropped."""
+        while True:
+            try:
+                producer.produce(topic, **record)
+                return
+            except BufferError:
+                producer.poll(0.1)
+
+    def _produce_closing(self, producer: Producer, lane: Lane, closing: Closing) -> None:
+        key, partition = closing.trace_id.encode(), lane.index
+        value = self._encoder.encode("chain", closing.chain)
+        if len(value) > CHAIN_BYTES_MAX:
+            value = self._encoder.encode("chain", {**closing.chain, "evidence": []})
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            offset = message.offset()
+            if error is None and offset is not None:
+                end = max(self._sessions_end.get(partition, 0), offset + 1)
+                self._sessions_end[partition] = end
+
+        self._produce(
+            producer,
+            events.SESSIONS_TOPIC,
+            partition=partition,
+            key=key,
+            value=value,
+            headers=recovery.session_headers(
+                closing.kind, lane.number + 1, closing.session, lane.cut()
+            ),
+            on_delivery=delivered,
+        )
+        for finding in closing.findings:
+            self._produce(
+                producer,
+                events.FINDINGS_TOPIC,
+                partition=partition,
+                key=key,
+                value=self._encoder.encode("finding", finding),
+            )
+        for refused in closing.refused:
+            self._produce_dead_letter(producer, lane, refused, closing)
+
+    def _produce_dead_letter(
+        self, producer: Producer, lane: Lane, refused: Refused, closing: Closing | None
+    ) -> None:
+        topic = self._topics[refused.topic]
+        record = {
+            "topic": topic,
+            "partition": lane.index,
+            "offset": refused.offset,
+            "stage": "join",
+            "code": refused.reason.code,
+            "reason": refused.reason.detail,
+            "recorded_at": refused.recorded_ms,
+            "tenant": closing.tenant if closing else None,
+            "trace_id": closing.trace_id if closing else None,
+            "key": refused.key,
+            "value": refused.value,
+        }
+        self._produce(
+            producer,
+            events.DEAD_LETTERS_TOPIC,
+            key=f"{topic}|{lane.index}|{refused.offset}".encode(),
+            value=self._encoder.encode("dead_letter", record),
+        )
+
+    # --- memory: dropped after any doubt, rebuilt from what is committed ---
+
+    def _drop_memory(self) -> None:
+        self.lanes = {}
+        self._producer = None
+        self._rebalanced = True
+
+    def _rebuild(self) -> None:
+        """A new producer epoch, then every assigned lane as its last commit left it."""
+        assigned = sorted(self._assigned or ())
+        self.metrics.recoveries.inc()
+        self.lanes = {}
+        self._producer = self._new_producer()
+        began = time.monotonic()
+        reader = lane_reader.reading_consumer(dict(self.settings.kafka))
+        try:
+            lanes = {index: self._recover(index, reader) for index in assigned}
+        finally:
+            reader.close()
+        self._rebalanced = False
+        self._confirmer.reset()
+        self._consumer.assign(
+            [
+                TopicPartition(topic, lane.index, position)
+                for lane in lanes.values()
+                for topic, position in zip(self._topics, lane.positions, strict=True)
+            ]
+        )
+        self.lanes = lanes
+        held = sum(len(s.values) for lane in lanes.values() for s in lane.sessions.values())
+        log.info(
+            "lanes %s are back with %d events in open sessions after %.1f s",
+            assigned,
+            held,
+            time.monotonic() - began,
+        )
+
+    def _new_producer(self) -> Producer:
+        producer = Producer(
+            {
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 1_000_000,
+                **self.settings.kafka,
+                "message.max.bytes": 2_500_000,
+                "transactional.id": f"{self.settings.group}-{self.settings.slot}",
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_S * 1000,
+                "acks": "all",
+                "enable.idempotence": True,
+            },
+            logger=log,
+        )
+        lane_reader.translated(
+            "take over the transactional id",
+            lambda: producer.init_transactions(TRANSACTION_TIMEOUT_S),
+        )
+        return producer
+
+    def _recover(self, index: int, reader: Consumer) -> Lane:
+        """One lane from its committed offsets, the records after them, and its input replayed."""
+        point = recovery.checkpoint(
+            index, lane_reader.committed(self._consumer, self._topics, index)
+        )
+        bounds = [lane_reader.watermarks(reader, topic, index) for topic in self._topics]
+        _, sessions_end = lane_reader.watermarks(reader, events.SESSIONS_TOPIC, index)
+        if point is None:
+            return self._first_lane(index, reader, [low for low, _ in bounds], sessions_end)
+        recovery.check_log_starts(index, self._topics, point, [low for low, _ in bounds])
+        headers = lane_reader.read_headers(
+            reader, events.SESSIONS_TOPIC, index, point.sessions_from, sessions_end
+        )
+        lane = self._lane(index, list(point.positions), sessions_end)
+        ranges = {
+            (topic, index): (low, position)
+            for topic, low, position in zip(self._topics, point.lows, point.positions, strict=True)
+        }
+        replay = (
+            (
+                self._topic_index[message.topic()],
+                message.offset(),
+                message.timestamp()[1],
+                message.key(),
+                message.value(),
+            )
+            for message in lane_reader.read_range(reader, ranges)
+        )
+        recovery.replay(lane, point, headers, replay)
+        return lane
+
+    def _first_lane(
+        self, index: int, reader: Consumer, starts: list[int], sessions_end: int
+    ) -> Lane:
+        """A lane that never committed; records of an earlier life would be doubled."""
+        headers = lane_reader.read_headers(reader, events.SESSIONS_TOPIC, index, 0, sessions_end)
+        if any(h.get(recovery.WRITER) == b"join" for h in headers):
+            raise Fatal(
+                f"lane {index}: the group {self.settings.group} has no committed offsets, though "
+                f"{events.SESSIONS_TOPIC}[{index}] holds chains; restore the group's offsets"
+            )
+        return self._lane(index, starts, sessions_end)
+
+    def _lane(self, index: int, positions: list[int], sessions_end: int) -> Lane:
+        return Lane(index, positions, self.settings.times, self._decoder, sessions_end=sessions_end)
+
+    # --- figures and the end ---
+
+    def _count(self, closings: list[tuple[Lane, Closing]], seconds: float) -> None:
+        self.metrics.transaction_s.observe(seconds)
+        for _, closing in closings:
+            reason = closing.chain["close_reason"]
+            self.metrics.closed.labels(closing.kind, reason).inc()
+            self.metrics.duplicates.inc(closing.chain["duplicates"])
+            for finding in closing.findings:
+                self.metrics.findings.labels(finding["rule"]).inc()
+            for refused in closing.refused:
+                self.metrics.dead_letters.labels(refused.reason.code).inc()
+        for lane in self.lanes.values():
+            for refused in lane.refused:
+                self.metrics.dead_letters.labels(refused.reason.code).inc()
+
+    def _gauge(self) -> None:
+        for lane in self.lanes.values():
+            label = str(lane.index)
+            self.metrics.open_sessions.labels(label).set(len(lane.sessions))
+            self.metrics.held_events.labels(label).set(lane.held())
+            clock = lane.clock_ms()
+            if clock >= 0:
+                self.metrics.clock_lag_s.labels(label).set(self._now_s() - clock / 1000)
+
+    def close(self) -> None:
+        """Leave cleanly: everything folded is committed or will be read again."""
+        self._confirmer.close()
+        self._schemas.close()
+        self._consumer.close()
+
+
+class _TooEarlyError(Exception):
+    """A session holds an event whose schema may still be published."""
+
+
+def run(settings: JoinSettings, stop: threading.Event, metrics: JoinMetrics | None = None) -> None:
+    """Join until `stop` is set; waits out a Kafka that is away, raises `Fatal`."""
+    worker = JoinWorker(settings, metrics)
+    backoff_s = BACKOFF_MIN_S
+    try:
+        while not stop.is_set():
+            try:
+                worker.step()
+                backoff_s = BACKOFF_MIN_S
+            except Retryable as error:
+                worker.metrics.retries.inc()
+                log.warning("%s; trying again in %.1f s", error, backoff_s)
+                stop.wait(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+    finally:
+        worker.close()

@@ -1,0 +1,167 @@
+"""Reading what a recovery needs from Kafka: offsets, log bounds, headers, events. Edge.
+
+All reads are read_committed and outside the consumer group. `join` calls this between its batches.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from trailweave.schemas.errors import Fatal, Retryable
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+#: A request to the broker that takes longer counts as failed and is tried again.
+REQUEST_TIMEOUT_S: Final = 10.0
+#: A recovery read without progress for longer gives up: above the time after which the broker
+#: itself ends a transaction that holds back the end of a partition.
+STALL_S: Final = 60.0
+_READ_BATCH: Final = 20_000
+
+
+class Fetched(Protocol):
+    """A message that a consumer returned: it always has a place; `error` says if it is one."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> list[tuple[str, bytes]] | None: ...
+    def error(self) -> KafkaError | None: ...
+
+
+def consume(consumer: Consumer, count: int, timeout_s: float) -> list[Fetched]:
+    """The next messages, fewer when the time is up; raises `Retryable` or `Fatal`."""
+    return translated(
+        "read from Kafka",
+        lambda: cast("list[Fetched]", consumer.consume(num_messages=count, timeout=timeout_s)),
+    )
+
+
+def reading_consumer(kafka: Mapping[str, Any], **extra: Any) -> Consumer:
+    """A consumer without a group of its own: it only reads what it is assigned."""
+    return Consumer(
+        {
+            "queued.max.messages.kbytes": 262_144,
+            "fetch.message.max.bytes": 8_388_608,
+            # The end of a partition is told when a fetch comes back empty: by default after half a
+            # second, which a recovery would wait out twice for each of its lanes.
+            "fetch.wait.max.ms": 10,
+            **kafka,
+            "group.id": f"trailweave-recovery-{uuid.uuid4()}",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            **extra,
+        },
+        logger=log,
+    )
+
+
+def translated(what: str, call: Callable[[], T]) -> T:
+    """The call's answer; Kafka's exceptions become ours."""
+    try:
+        return call()
+    except KafkaException as error:
+        raise kafka_error(what, error.args[0]) from error
+
+
+def kafka_error(what: str, error: KafkaError) -> Retryable | Fatal:
+    """Ours for theirs: fatal ones stop the process, all others are tried again."""
+    text = f"couldn't {what}: {error.str()} ({error.name()})"
+    if error.fatal() or error.code() in _FATAL_CODES:
+        return Fatal(text)
+    return Retryable(text)
+
+
+_FATAL_CODES: Final = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError._AUTHENTICATION,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError._FENCED,
+    # What a client's own fatal error is called in a message; `fatal()` is not set there.
+    KafkaError._FATAL,
+}
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """Log start and high watermark, as the broker says now."""
+    low, high = translated(
+        f"ask the bounds of {topic}[{partition}]",
+        lambda: consumer.get_watermark_offsets(
+            TopicPartition(topic, partition), timeout=REQUEST_TIMEOUT_S, cached=False
+        ),
+    )
+    return low, high
+
+
+def committed(
+    consumer: Consumer, topics: Sequence[str], partition: int
+) -> list[tuple[str, int, str | None]]:
+    """(topic, offset or -1, metadata) of one lane, waiting while a transaction settles them."""
+    answer = translated(
+        f"read the committed offsets of lane {partition}",
+        lambda: consumer.committed(
+            [TopicPartition(topic, partition) for topic in topics], timeout=REQUEST_TIMEOUT_S
+        ),
+    )
+    found = {part.topic: part for part in answer}
+    for part in answer:
+        if part.error is not None:
+            raise kafka_error(f"read the committed offset of {part.topic}", part.error)
+    return [(t, found[t].offset, getattr(found[t], "metadata", None)) for t in topics]
+
+
+def read_range(
+    consumer: Consumer, ranges: Mapping[tuple[str, int], tuple[int, int]]
+) -> Iterator[Fetched]:
+    """Every committed record of each (topic, partition) from `start` up to, not including, `end`.
+
+    A partition is done at an offset at or above its end, or when the broker says that its end, at
+    or above ours, is reached: markers of transactions lie between records and are never delivered.
+    """
+    open_ends = {part: end for part, (start, end) in ranges.items() if start < end}
+    consumer.assign([TopicPartition(t, p, ranges[t, p][0]) for t, p in open_ends])
+    moved_at = time.monotonic()
+    while open_ends:
+        messages = consume(consumer, _READ_BATCH, 0.2)
+        if messages:
+            moved_at = time.monotonic()
+        elif time.monotonic() - moved_at > STALL_S:
+            raise Retryable(f"couldn't read {sorted(open_ends)} to their ends: nothing more comes")
+        for message in messages:
+            part = (message.topic(), message.partition())
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise kafka_error(f"read {part[0]}[{part[1]}]", error)
+            end = open_ends.get(part)
+            if end is None:
+                continue
+            if message.offset() >= end:
+                del open_ends[part]
+            elif error is None:
+                yield message
+                if message.offset() == end - 1:
+                    del open_ends[part]
+    consumer.unassign()
+
+
+def read_headers(
+    consumer: Consumer, topic: str, partition: int, start: int, end: int
+) -> list[dict[str, bytes]]:
+    """The headers of every committed record in a range; bodies are not looked at."""
+    low, _ = watermarks(consumer, topic, partition)
+    found = read_range(consumer, {(topic, partition): (max(start, low), end)})
+    return [dict(message.headers() or ()) for message in found]

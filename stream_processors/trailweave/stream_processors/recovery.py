@@ -1,0 +1,115 @@
+"""What a lane's committed offsets and record headers say about where it was. Pure.
+
+`lane_reader` reads them from Kafka; `join` puts a lane back together from both.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from trailweave.schemas.errors import Fatal
+from trailweave.stream_processors.lanes import Lane, Metadata
+
+#: Headers of every record on the sessions topic: who wrote it, what it is, the lane's transaction
+#: number, the session's key, and the positions below which its events are in it or before it.
+WRITER, KIND, NUMBER, SESSION, CUT = "w", "kind", "n", "session", "cut"
+
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a lane stood at its last commit; `number` 0: it never committed."""
+
+    number: int
+    positions: tuple[int, ...]
+    lows: tuple[int, ...]
+    sessions_from: int
+
+
+def checkpoint(lane: int, committed: Sequence[tuple[str, int, str | None]]) -> Checkpoint | None:
+    """The checkpoint in a lane's committed (topic, offset, metadata), offset < 0: none.
+
+    None when nothing was ever committed. Raises `Fatal` when the offsets can't be those of one
+    transaction: going on from them would lose or double what open sessions held.
+    """
+    if all(offset < 0 for _, offset, _ in committed):
+        return None
+    found = []
+    for topic, offset, text in committed:
+        meta = Metadata.parse(text or "") if offset >= 0 else None
+        if meta is None:
+            raise Fatal(
+                f"lane {lane}: the committed offset of {topic} is missing or not written by the "
+                "join; restore the group's offsets, or use a new group name on new output topics"
+            )
+        found.append((offset, meta))
+    numbers = {meta.number for _, meta in found}
+    if len(numbers) != 1:
+        raise Fatal(
+            f"lane {lane}: its committed offsets come from different transactions "
+            f"({sorted(numbers)}); somebody reset one topic's offset"
+        )
+    return Checkpoint(
+        number=numbers.pop(),
+        positions=tuple(offset for offset, _ in found),
+        lows=tuple(meta.low for _, meta in found),
+        sessions_from=found[0][1].sessions_from,
+    )
+
+
+def check_log_starts(
+    lane: int, topics: Sequence[str], point: Checkpoint, starts: Sequence[int]
+) -> None:
+    """Raise `Fatal` when retention removed what the lane still needs."""
+    for topic, low, start in zip(topics, point.lows, starts, strict=True):
+        if low < start:
+            raise Fatal(
+                f"lane {lane}: {topic} begins at offset {start}, but events from {low} on are "
+                "still needed; retention removed them before they were joined"
+            )
+
+
+def replay(
+    lane: Lane,
+    point: Checkpoint,
+    headers: Iterable[Mapping[str, bytes]],
+    events: Iterable[tuple[int, int, int, bytes | None, bytes | None]],
+) -> None:
+    """Bring a new lane at `point.positions` to the state of its last commit.
+
+    `headers` are those of the sessions records from `point.sessions_from` on; `events` are the
+    arguments of `Lane.refold` for each topic's records from its low up to its position, in order.
+    """
+    lane.number = point.number
+    lane.cuts = cuts_of(headers)
+    lane.restored(point.sessions_from)
+    for event in events:
+        lane.refold(*event)
+    lane.replayed()
+
+
+def session_headers(kind: str, number: int, session: bytes, cut: Sequence[int]) -> Headers:
+    """Headers of a record that the join writes."""
+    return [
+        (WRITER, b"join"),
+        (KIND, kind.encode()),
+        (NUMBER, str(number).encode()),
+        (SESSION, session),
+        (CUT, ",".join(map(str, cut)).encode()),
+    ]
+
+
+def cuts_of(records: Iterable[Mapping[str, bytes]]) -> dict[bytes, list[int]]:
+    """Per session, the largest cut of the records that took its events for good.
+
+    Open revisions and what `reassess` writes take nothing: counting them as a closing would leave
+    out events that no record has.
+    """
+    found: dict[bytes, list[int]] = {}
+    for headers in records:
+        if headers.get(WRITER) != b"join" or headers.get(KIND) == b"open":
+            continue
+        cut = [int(part) for part in headers[CUT].split(b",")]
+        known = found.get(headers[SESSION])
+        found[headers[SESSION]] = cut if known is None else list(map(max, known, cut))
+    return found

@@ -1,0 +1,398 @@
+"""The verdict: a chain judged by all rules, as the chain record and the finding records.
+
+Pure: the same chain and settings give the same verdict, whenever and wherever it is judged.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from trailweave.schemas import hashing, ids
+from trailweave.schemas.errors import Fatal
+from trailweave.stream_processors.chain import Chain, Record, values
+from trailweave.stream_processors.ranges import ProducerRange
+from trailweave.stream_processors.rules import RULES, RULES_VERSION, Hit, Rule
+from trailweave.stream_processors.rules.rule import Source
+
+#: Evidence listed event by event; a longer chain carries ranges and the root only, so that no
+#: chain record outgrows Kafka's limits (a reference takes about 110 bytes).
+EVIDENCE_MAX: Final = 2_000
+#: Findings per chain and rule: the first ones in the chain's order.
+FINDINGS_PER_RULE_MAX: Final = 100
+#: References to events per finding.
+FINDING_EVIDENCE_MAX: Final = 20
+
+SEVERITIES: Final = ("none", "low", "medium", "high", "critical")
+DATA_CLASSES: Final = ("public", "internal", "confidential", "restricted", "secret")
+_CORRELATIONS: Final = ("exact", "handle", "heuristic", "uncorrelated")
+
+
+@dataclass(frozen=True, slots=True)
+class RulesConfig:
+    """`rules.toml`: what cannot be read from the chain itself. Its hash stands in every verdict."""
+
+    #: Authorities that report about every session, beside those a session promises itself.
+    expected_sources: frozenset[str] = frozenset()
+    #: Rules that are not asked.
+    off: frozenset[str] = frozenset()
+    digest: str = "sha256:" + hashlib.sha256(b"").hexdigest()
+
+    @classmethod
+    def load(cls, path: Path) -> "RulesConfig":
+        """Read a file; raises `Fatal` naming what is wrong in it."""
+        try:
+            raw = path.read_bytes()
+            table = tomllib.loads(raw.decode())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Fatal(f"couldn't read the rules file {path}: {error}") from error
+        sources = _names(path, table, "expected_sources")
+        off = _names(path, table, "off")
+        unknown = set(table) - {"expected_sources", "off"}
+        unknown |= sources - set(get_args(Source)) | off - {rule.name for rule in RULES}
+        if unknown:
+            raise Fatal(f"the rules file {path} has unknown names: {sorted(unknown)}")
+        return cls(sources, off, "sha256:" + hashlib.sha256(raw).hexdigest())
+
+
+def _names(path: Path, table: dict[str, Any], key: str) -> frozenset[str]:
+    names = table.get(key, [])
+    # A text would pass as the set of its letters, and make rules not evaluable without a word.
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Fatal(f"the rules file {path}: {key} must be a list of names")
+    return frozenset(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A hit with its rule and its id, which repeats when the work is repeated."""
+
+    finding_id: str
+    rule: Rule
+    hit: Hit
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What all rules say about one chain."""
+
+    findings: list[Finding]
+    not_evaluable: list[str]
+    missing: list[dict[str, str]]
+    completeness: str
+    ranges: list[ProducerRange]
+
+
+def unjudged(chain: Chain) -> Verdict:
+    """Fragments are stored and announced; `reassess` judges them with the rest of their chain."""
+    ranges = [r for group in chain.ranges.values() for r in group]
+    return Verdict([], [], [], "unprovable", ranges)
+
+
+def judge(chain: Chain, config: RulesConfig, rules: Iterable[Rule] = RULES) -> Verdict:
+    """Ask every rule; say what is missing and whether the record is complete."""
+    available = chain.promised | config.expected_sources
+    findings, not_evaluable = [], []
+    for rule in rules:
+        if rule.name in config.off:
+            continue
+        if not (available.issuperset(rule.needs) and rule.when(chain)):
+            not_evaluable.append(rule.name)
+            continue
+        # One finding per subject: a later hit on it says the same of other events.
+        by_subject: dict[str, Hit] = {}
+        for hit in rule.check(chain):
+            by_subject.setdefault(hit.subject, hit)
+            if len(by_subject) == FINDINGS_PER_RULE_MAX:
+                break
+        for subject, hit in by_subject.items():
+            finding_id = ids.derived_id(chain.tenant, chain.trace_id, rule.name, subject)
+            findings.append(Finding(finding_id, rule, hit))
+    findings.sort(key=lambda f: f.finding_id)
+    by_producer = chain.ranges
+    missing = list(_missing(chain, by_producer))
+    ranges = [r for group in by_producer.values() for r in group]
+    return Verdict(findings, not_evaluable, missing, _completeness(chain, missing, ranges), ranges)
+
+
+def _missing(chain: Chain, by_producer: dict[str, list[ProducerRange]]) -> Iterable[dict[str, str]]:
+    for producer, ranges in by_producer.items():
+        for part in ranges:
+            for first, last in part.gaps:
+                yield _lack("sequence", producer, f"sequence {first} to {last} never arrived")
+        promised = (chain.expected or {}).get(producer)
+        count = chain.counts.get(producer, 0)
+        if promised is not None and count < promised:
+            yield _lack("count", producer, f"{count} of {promised} announced events arrived")
+    for event_id in chain.conflicts:
+        yield _lack("conflict", event_id, "two different events have this id")
+
+
+def _lack(what: str, subject: str, detail: str) -> dict[str, str]:
+    return {"what": what, "subject": subject, "detail": detail}
+
+
+def _completeness(chain: Chain, missing: list[dict[str, str]], ranges: list[ProducerRange]) -> str:
+    if missing:
+        return "incomplete"
+    sequenced = all(r["trace_seq"] is not None for r in chain.records)
+    expected = chain.expected
+    announced = expected is not None and all(r.producer_id in expected for r in ranges)
+    return "complete" if sequenced and announced and chain.of("session_started") else "unprovable"
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the worker knows of a closing beside the chain itself."""
+
+    state: str
+    close_reason: str
+    part: int
+    judged_at_ms: int
+    dead_lettered: int
+
+
+def chain_record(
+    chain: Chain, verdict: Verdict, at: Circumstances, config: RulesConfig
+) -> dict[str, Any]:
+    """The chain record (schema `chain`)."""
+    root = next(iter(chain.of("session_started")), None)
+    end = next((r for r in reversed(chain.of("session_ended")) if r["root"]), None)
+    first = root or next(iter(chain.records), None)
+    responses = chain.of("model_responded")
+    leaves = [record["place"].leaf for record in sorted(chain.records, key=_root_order)]
+    return {
+        "tenant": chain.tenant,
+        "trace_id": chain.trace_id,
+        "state": at.state,
+        "close_reason": at.close_reason,
+        "writer": "join",
+        "part": at.part,
+        "judged_at": at.judged_at_ms,
+        "first_recorded_at": chain.times[0],
+        "last_recorded_at": chain.times[1],
+        "started_at": first["occurred_at"] if first else None,
+        "ended_at": end["occurred_at"] if end else None,
+        "events": len(chain.records),
+        "duplicates": chain.duplicates,
+        "dead_lettered": at.dead_lettered,
+        "counts": chain.types,
+        "producers": [_producer(part, chain) for part in verdict.ranges],
+        **_who_and_what(chain),
+        "models": sorted({_model(r) for r in responses if r["model"] or r["model_version"]}),
+        "pairs": _pairs(chain.of("credential_used")),
+        "approvals": [_approval(r) for r in chain.of("approval_decided")],
+        "input_tokens": _sum(responses, "input_tokens"),
+        "output_tokens": _sum(responses, "output_tokens"),
+        "cost_usd": sum(r["cost_usd"] or 0.0 for r in responses),
+        "tool_calls": sum(1 for call in chain.executions if chain.ran(call)),
+        "environment": root["environment"] if root else None,
+        "purpose": root["purpose"] if root else None,
+        "status": end["status"] if end else None,
+        "outcome": end["outcome"] if end else None,
+        "completeness": verdict.completeness,
+        "missing": verdict.missing,
+        "findings": [_reference(f) for f in verdict.findings],
+        "not_evaluable": verdict.not_evaluable,
+        "highest_severity": max(
+            (f.rule.severity for f in verdict.findings), key=SEVERITIES.index, default="none"
+        ),
+        "findings_hash": hashlib.sha256(
+            "\n".join(f.finding_id for f in verdict.findings).encode()
+        ).digest(),
+        "rules_version": RULES_VERSION,
+        "rules_config_hash": config.digest,
+        "root": hashing.merkle_root(leaves),
+        "evidence": _evidence(chain),
+        "evidence_ranges": _ranges(chain),
+    }
+
+
+def _who_and_what(chain: Chain) -> dict[str, Any]:
+    """The parts of the chain record that gather something from every event: one pass."""
+    identities, sponsors, agents, classes = set(), set(), set(), set()
+    pairs, hows = set(), set()
+    handles: dict[tuple[str, str], str] = {}
+    workflow = parent = None
+    for record in chain.records:
+        actor, sponsor, correlation = record["actor"], record["sponsor"], record["correlation"]
+        identities.add(actor["subject"])
+        agents.add(record["agent_id"])
+        classes.add(record["data_class"])
+        hows.add(correlation["how"])
+        if sponsor is not None:
+            sponsors.add(sponsor["subject"])
+            if actor["kind"] != "human":
+                pairs.add((actor["subject"], sponsor["subject"]))
+        for handle in (*correlation["handles"], *record.get("handles", ())):
+            handles.setdefault((handle["kind"], handle["hash"]), record["event_id"])
+        workflow = workflow or record["workflow_id"]
+        parent = parent or record["parent_trace_id"]
+    used = {record["credential_id"] for name in _CREDENTIALS for record in chain.of(name)}
+    requests, executions = chain.of("tool_requested"), chain.of("tool_executed")
+    classes.update(values(requests, "record_class"), values(executions, "result_data_class"))
+    return {
+        "identities": sorted(identities),
+        "sponsors": sorted(sponsors),
+        "agents": sorted(agent for agent in agents if agent),
+        "tools": sorted({*values(requests, "tool"), *values(executions, "tool")}),
+        "credentials": sorted(used),
+        "workload_sponsors": [{"workload": w, "sponsor": s} for w, s in sorted(pairs)],
+        "data_class": _highest(classes),
+        "workflow_id": workflow,
+        "parent_trace_id": parent,
+        "correlation": max(hows, key=_CORRELATIONS.index, default="exact"),
+        "handles": [
+            {"kind": kind, "hash": value, "event_id": event_id}
+            for (kind, value), event_id in sorted(handles.items())
+        ],
+    }
+
+
+_CREDENTIALS: Final = (
+    "credential_issued",
+    "credential_used",
+    "credential_renewed",
+    "credential_rotated",
+    "credential_revoked",
+)
+
+
+def _sum(records: list[Record], key: str) -> int:
+    """Bounded by what a long holds: a record that can't be written would stop the lane for good."""
+    return max(-(1 << 63), min((1 << 63) - 1, sum(r[key] or 0 for r in records)))
+
+
+def _root_order(record: Record) -> tuple[str, int, int, str]:
+    sequence = record["trace_seq"]
+    return (
+        record["producer_id"],
+        record["producer_epoch"],
+        -1 if sequence is None else sequence,
+        record["event_id"],
+    )
+
+
+def _producer(part: ProducerRange, chain: Chain) -> dict[str, Any]:
+    return {
+        "producer_id": part.producer_id,
+        "epoch": part.epoch,
+        "events": part.events,
+        "first_seq": part.first_seq,
+        "last_seq": part.last_seq,
+        "gaps": [number for gap in part.gaps for number in gap],
+        "expected": (chain.expected or {}).get(part.producer_id),
+    }
+
+
+def _model(response: Record) -> str:
+    version = response["model_version"]
+    return f"{response['model'] or '?'}@{version}" if version else str(response["model"])
+
+
+def _pairs(uses: list[Record]) -> list[dict[str, Any]]:
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for use in uses:
+        key = (use["credential_id"], use["agent_id"], use["task_id"], use["scope_exercised"])
+        pair = found.setdefault(
+            key,
+            {
+                "credential_id": key[0],
+                "agent_id": key[1],
+                "task_id": key[2],
+                "scope": key[3],
+                "first_at": use["occurred_at"],
+                "last_at": use["occurred_at"],
+            },
+        )
+        pair["last_at"] = use["occurred_at"]
+    return list(found.values())
+
+
+def _approval(record: Record) -> dict[str, Any]:
+    return {
+        "approval_id": record["approval_id"],
+        "by": record["by"]["subject"],
+        "approval_kind": record["approval_kind"],
+        "effect": record["effect"],
+        "requested_at": record["requested_at"],
+        "decided_at": record["occurred_at"],
+    }
+
+
+def _highest(named: set[str | None]) -> str | None:
+    """The highest of some data classes; a class of the user's own stands below the known."""
+    known = [c for c in DATA_CLASSES if c in named]
+    return known[-1] if known else min((c for c in named if c), default=None)
+
+
+def _reference(finding: Finding) -> dict[str, Any]:
+    return {
+        "finding_id": finding.finding_id,
+        "rule": finding.rule.name,
+        "severity": finding.rule.severity,
+        "subject": finding.hit.subject,
+    }
+
+
+def _evidence(chain: Chain) -> list[dict[str, Any]]:
+    return [_place(r) for r in chain.records] if len(chain.records) <= EVIDENCE_MAX else []
+
+
+def _place(record: Record) -> dict[str, Any]:
+    topic, partition, offset, leaf = record["place"]
+    return {
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "event_id": record["event_id"],
+        "leaf": leaf,
+    }
+
+
+def _ranges(chain: Chain) -> list[dict[str, Any]]:
+    offsets: dict[tuple[str, int], list[int]] = {}
+    for record in chain.records:
+        topic, partition, offset, _ = record["place"]
+        offsets.setdefault((topic, partition), []).append(offset)
+    return [
+        {
+            "topic": topic,
+            "partition": partition,
+            "first": min(found),
+            "last": max(found),
+            "events": len(found),
+        }
+        for (topic, partition), found in sorted(offsets.items())
+    ]
+
+
+def finding_record(
+    finding: Finding, chain: Chain, at: Circumstances, config: RulesConfig
+) -> dict[str, Any]:
+    """The finding record (schema `finding`) of one finding of a chain."""
+    first = finding.hit.events[0] if finding.hit.events else next(iter(chain.records), None)
+    sponsor = first["sponsor"] if first else None
+    return {
+        "finding_id": finding.finding_id,
+        "trace_id": chain.trace_id,
+        "tenant": chain.tenant,
+        "rule": finding.rule.name,
+        "state": "open",
+        "severity": finding.rule.severity,
+        "subject": finding.hit.subject,
+        "summary": finding.hit.summary,
+        "expected": finding.rule.expected,
+        "next_step": finding.rule.next_step,
+        "controls": list(finding.rule.controls),
+        "evidence": [_place(r) for r in finding.hit.events[:FINDING_EVIDENCE_MAX]],
+        "chain_state": at.state,
+        "agent_id": first["agent_id"] if first else None,
+        "identity": first["actor"]["subject"] if first else None,
+        "sponsor": sponsor["subject"] if sponsor else None,
+        "detected_at": at.judged_at_ms,
+        "rules_version": RULES_VERSION,
+        "rules_config_hash": config.digest,
+    }

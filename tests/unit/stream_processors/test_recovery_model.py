@@ -1,0 +1,388 @@
+"""Runs of one lane against a log in memory, with crashes at every point between two effects.
+
+The lane, the closing, the cuts, the metadata and the replay are the real ones; the log, the
+transactions and the crashes are the model's. Two things are held: after each recovery the lane is
+as the last commit left it, and in the end every input offset was taken by exactly one committed
+record or dead letter. Each rule of the protocol, switched off, must be caught by the same runs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final
+
+import pytest
+from trailweave.schemas.errors import Fatal
+from trailweave.stream_processors import recovery
+from trailweave.stream_processors.closing import close
+from trailweave.stream_processors.lanes import Lane
+from trailweave.stream_processors.rules import RULES
+from trailweave.stream_processors.session import ClosingTimes, Session
+from trailweave.stream_processors.verdict import RulesConfig
+
+from tests.unit.stream_processors.builders import (
+    CLOSING_DECODER,
+    TOPICS,
+    Trace,
+    places,
+    source,
+)
+
+SEEDS: Final = 300
+#: Each rule switched off must be caught within so many runs.
+CONTROL_SEEDS: Final = 150
+ROUNDS: Final = 12
+TIMES: Final = ClosingTimes(
+    grace_ms=4, idle_ms=12, approval_hold_max_ms=20, unknown_schema_wait_ms=6
+)
+#: What a rule says of a chain has no part in this.
+NO_RULES: Final = RulesConfig(off=frozenset(rule.name for rule in RULES))
+HUGE: Final = 1 << 40
+
+Place = tuple[int, int]
+Stored = tuple[int, bytes, bytes]
+Headers = dict[str, bytes]
+
+
+class WrongError(AssertionError):
+    """The protocol did not hold."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The protocol as it is; a control replaces one of its rules by a shortcut."""
+
+    bound: Callable[[int, int], int] = lambda bound, _known_end: bound
+    cuts: Callable[[list[Headers]], dict[bytes, list[int]]] = recovery.cuts_of
+    send_all_offsets: bool = True
+    forget_after_abort: bool = True
+    close_after_the_batch: bool = True
+    believe_the_offsets: bool = True
+    subtract_evidence: bool = False
+
+
+@cache
+def pool() -> list[tuple[int, bytes, bytes]]:
+    """(topic, key, value) of all that arrives: few traces, so that they come again and again."""
+    found: list[tuple[int, bytes, bytes]] = []
+    for letter in "ab":
+        for tenant in ("t", "u"):
+            trace = Trace(letter * 32, tenant)
+            made = [
+                trace.event("session_started"),
+                trace.event("prompt_submitted"),
+                trace.event("tool_requested", call_id="c"),
+                trace.event("tool_executed", call_id="c"),
+                trace.event("approval_requested", approval_id="x", expires_at=9_000),
+                trace.event("approval_decided", approval_id="x"),
+                trace.event("credential_used"),
+                trace.event("downstream_observed"),
+                trace.ended(),
+                trace.ended({"agent-1": 3}),
+            ]
+            found += [(event.topic, event.key, event.value) for event in made]
+            last = made[-1]
+            unknown = last.value[:2] + b"newer!!!" + last.value[10:]
+            found.append((last.topic, last.key, last.value[:-1]))
+            found.append((last.topic, last.key, unknown))
+    found.append((2, b"k", b"garbage"))
+    found.append((1, b"wrong", found[2][2]))
+    return found
+
+
+@dataclass
+class Broker:
+    """What outlives a crash. None stands for a marker or an aborted record: never delivered."""
+
+    inputs: list[list[Stored | None]] = field(default_factory=lambda: [[] for _ in TOPICS])
+    sessions: list[Headers | None] = field(default_factory=list)
+    committed: list[tuple[str, int, str | None]] = field(
+        default_factory=lambda: [(topic, -1, None) for topic in TOPICS]
+    )
+    #: Offsets as they were before the last transaction.
+    before: list[tuple[str, int, str | None]] = field(default_factory=list)
+    taken: Counter[Place] = field(default_factory=Counter)
+    evidence: set[Place] = field(default_factory=set)
+
+
+@dataclass
+class Transaction:
+    """What a step is about to commit."""
+
+    records: list[Headers] = field(default_factory=list)
+    taken: list[Place] = field(default_factory=list)
+    evidence: set[Place] = field(default_factory=set)
+    closed: list[tuple[Session, str]] = field(default_factory=list)
+
+
+class Run:
+    """One seeded run of one lane."""
+
+    def __init__(self, seed: int, rules: Rules) -> None:
+        self.chance = random.Random(seed)
+        self.rules = rules
+        self.broker = Broker()
+        self.now_ms = 1
+        self.snapshot: tuple[object, ...] | None = None
+        self.lane = self.recovered()
+        self.unfinished = Transaction()
+
+    def play(self) -> None:
+        for _ in range(ROUNDS):
+            self.arrive()
+            self.meddle()
+            self.step()
+        self.drain()
+        self.check()
+
+    # --- the world around the lane ---
+
+    def arrive(self) -> None:
+        for topic, key, value in self.chance.choices(pool(), k=self.chance.randint(0, 7)):
+            self.now_ms += self.chance.choice((0, 0, 1, 2))
+            self.broker.inputs[topic].append((self.now_ms, key, value))
+            if self.chance.random() < 0.05:
+                self.broker.inputs[topic].append(None)
+
+    def meddle(self) -> None:
+        """Records that take nothing: open revisions, and what reassess writes."""
+        if not self.lane.sessions or self.chance.random() > 0.2:
+            return
+        key = self.chance.choice(list(self.lane.sessions))
+        cut = [HUGE] * len(TOPICS)
+        headers = dict(recovery.session_headers("open", 1, key, cut))
+        if self.chance.random() < 0.5:
+            headers = {**headers, "w": b"reassess", "kind": b"chain"}
+        self.broker.sessions += [headers, None]
+
+    # --- a step of the worker ---
+
+    def batch(self) -> Iterator[tuple[int, int, Stored]]:
+        """Some of what is there, topics in any order; a topic may lag behind."""
+        queues = []
+        for topic, log in enumerate(self.broker.inputs):
+            start = self.lane.positions[topic]
+            share = self.chance.choice((0, 1, 4, len(log)))
+            queues.append([(topic, o, r) for o, r in enumerate(log[start : start + share], start)])
+        while any(queues):
+            topic, offset, record = self.chance.choice([q for q in queues if q]).pop(0)
+            if record is not None:
+                yield topic, offset, record
+
+    def step(self) -> None:
+        found = list(self.batch())
+        middle = len(found) if self.rules.close_after_the_batch else len(found) // 2
+        for topic, offset, record in found[:middle]:
+            self.lane.fold(topic, offset, *record)
+        self.confirm()
+        work = self.decide()
+        for topic, offset, record in found[middle:]:
+            self.lane.fold(topic, offset, *record)
+        if work.closed or self.lane.moved:
+            self.transact(work)
+
+    def confirm(self) -> None:
+        """The broker answers for some topics, as of a moment that may have passed by."""
+        asked_ms = self.now_ms - self.chance.choice((0, 0, 3))
+        for topic, log in enumerate(self.broker.inputs):
+            rest = log[self.lane.positions[topic] :]
+            if not any(rest) and self.chance.random() < 0.8:
+                self.lane.confirm(topic, asked_ms)
+        self.now_ms += self.chance.choice((0, 1, 5))
+
+    def decide(self) -> Transaction:
+        work = Transaction()
+        for session, reason in self.lane.due():
+            if self.chance.random() < 0.1:
+                continue  # its schemas may still be published
+            closing = close(session, reason, self.lane, source(CLOSING_AND_RULES), NO_RULES)
+            if closing is None:
+                continue
+            self.lane.close(session)
+            work.closed.append((session, closing.kind))
+            held = places(session)
+            evidence = {(TOPICS.index(e["topic"]), e["offset"]) for e in closing.chain["evidence"]}
+            refused = {(r.topic, r.offset) for r in closing.refused}
+            if not evidence | refused <= held or evidence & refused:
+                raise WrongError("a record names events that it does not hold")
+            if len(evidence) + len(refused) + closing.chain["duplicates"] != len(held):
+                raise WrongError("a record does not account for all that it holds")
+            work.taken += held
+            work.evidence |= evidence
+        return work
+
+    def transact(self, work: Transaction) -> None:
+        lane, broker, chance = self.lane, self.broker, self.chance
+        number = lane.number + 1
+        work.records = [
+            dict(recovery.session_headers(kind, number, session.key, lane.cut()))
+            for session, kind in work.closed
+        ]
+        work.taken += [(refused.topic, refused.offset) for refused in lane.refused]
+        offsets = self.offsets()
+        if chance.random() < 0.2:
+            self.crash_before_the_commit(work)
+            return
+        end = len(broker.sessions) + len(work.records)
+        broker.sessions += [*work.records, None]
+        broker.before, broker.committed = broker.committed, offsets
+        broker.taken.update(work.taken)
+        broker.evidence |= work.evidence
+        lane.committed(end if work.records and chance.random() < 0.9 else 0)
+        self.snapshot = state(lane)
+        if chance.random() < 0.2:
+            # The commit was applied, and its reply never came: or came, and then the end.
+            if not self.rules.believe_the_offsets:
+                broker.committed = broker.before
+            self.lane = self.recovered()
+
+    def offsets(self) -> list[tuple[str, int, str | None]]:
+        known_end = len(self.broker.sessions)
+        found: list[tuple[str, int, str | None]] = []
+        metadata = self.lane.prepare()
+        for number, (topic, before, _) in enumerate(self.broker.committed):
+            meta = metadata[number]
+            position = self.lane.positions[number]
+            start = self.rules.bound(meta.sessions_from, known_end)
+            text = f"v1;{meta.number};{meta.low};{start}"
+            if position == before and not self.rules.send_all_offsets:
+                text = self.broker.committed[number][2] or text
+            found.append((topic, position, text))
+        return found
+
+    def crash_before_the_commit(self, work: Transaction) -> None:
+        """Some records were written and are aborted by the next start."""
+        written = self.chance.randint(0, len(work.records))
+        self.broker.sessions += [None] * (written + 1)
+        if self.rules.forget_after_abort:
+            self.lane = self.recovered()
+        else:
+            self.lane.committed(0)
+
+    # --- recovery, as `JoinWorker._recover` does it ---
+
+    def recovered(self) -> Lane:
+        point = recovery.checkpoint(0, self.broker.committed)
+        end = len(self.broker.sessions)
+        if point is None:
+            return Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER, sessions_end=end)
+        recovery.check_log_starts(0, TOPICS, point, [0] * len(TOPICS))
+        headers = [h for h in self.broker.sessions[point.sessions_from : end] if h is not None]
+        lane = Lane(0, list(point.positions), TIMES, CLOSING_DECODER, sessions_end=end)
+        cuts = self.rules.cuts(headers)
+        recovery.replay(lane, point, headers_of(cuts), self.between(point))
+        if self.snapshot is not None and state(lane) != self.snapshot:
+            raise WrongError("the recovery is not the state of the last commit")
+        return lane
+
+    def between(self, point: recovery.Checkpoint) -> Iterator[tuple[int, int, int, bytes, bytes]]:
+        """Each topic's records from its low to its position, the topics in any order."""
+        queues = [
+            [(t, o, r) for o, r in enumerate(self.broker.inputs[t][low:end], low) if r is not None]
+            for t, (low, end) in enumerate(zip(point.lows, point.positions, strict=True))
+        ]
+        while any(queues):
+            topic, offset, record = self.chance.choice([q for q in queues if q]).pop(0)
+            if not (self.rules.subtract_evidence and (topic, offset) in self.broker.evidence):
+                yield topic, offset, *record
+
+    # --- the end ---
+
+    def drain(self) -> None:
+        """No more arrives, and all is read and closed; a crash is still possible in between."""
+        for _ in range(200):
+            if not self.lane.sessions and not any(
+                any(log[start:])
+                for log, start in zip(self.broker.inputs, self.lane.positions, strict=True)
+            ):
+                return
+            self.now_ms += 50
+            self.step()
+        raise WrongError("a session never closed")
+
+    def check(self) -> None:
+        for topic, log in enumerate(self.broker.inputs):
+            for offset, record in enumerate(log):
+                times = self.broker.taken[topic, offset]
+                if times != (record is not None):
+                    raise WrongError(f"{TOPICS[topic]} {offset} was taken {times} times")
+
+
+CLOSING_AND_RULES: Final = source().decoder
+
+
+def headers_of(cuts: dict[bytes, list[int]]) -> list[Headers]:
+    """Headers that say just these cuts."""
+    return [
+        dict(recovery.session_headers("chain", 1, session, cut)) for session, cut in cuts.items()
+    ]
+
+
+def state(lane: Lane) -> tuple[object, ...]:
+    """All of a lane that a recovery must bring back."""
+    sessions = {
+        key: (
+            places(s),
+            tuple(s.first),
+            (s.last_ms, s.ended_ms, s.expected_total),
+            (dict(s.expected), dict(s.pending), set(s.decided), dict(s.unknown)),
+        )
+        for key, s in lane.sessions.items()
+    }
+    metadata = lane.prepare()
+    # With nothing held the bound is whatever end is known: only above it records are written.
+    bound = metadata[0].sessions_from if lane.sessions else None
+    lows = [meta.low for meta in metadata]
+    return sessions, list(lane.positions), lane.number, lows, bound
+
+
+def fails(seed: int, rules: Rules) -> bool:
+    try:
+        Run(seed, rules).play()
+    except (WrongError, Fatal):
+        return True
+    return False
+
+
+def test_the_protocol_holds_in_every_run() -> None:
+    for seed in range(SEEDS):
+        Run(seed, Rules()).play()
+
+
+def skip_traces(headers: list[Headers]) -> dict[bytes, list[int]]:
+    return {session: [HUGE] * len(cut) for session, cut in recovery.cuts_of(headers).items()}
+
+
+def take_open_revisions(headers: list[Headers]) -> dict[bytes, list[int]]:
+    return recovery.cuts_of(h | ({"kind": b"chain"} if h["w"] == b"join" else {}) for h in headers)
+
+
+def take_reassess(headers: list[Headers]) -> dict[bytes, list[int]]:
+    return recovery.cuts_of(h | {"w": b"join"} for h in headers)
+
+
+def no_cuts(_: list[Headers]) -> dict[bytes, list[int]]:
+    return {}
+
+
+SHORTCUTS: Final = {
+    "the bound is taken at the commit": Rules(bound=lambda _bound, known_end: known_end),
+    "traces that were closed are skipped": Rules(cuts=skip_traces),
+    "nothing is left out": Rules(cuts=no_cuts),
+    "an open revision counts as a closing": Rules(cuts=take_open_revisions),
+    "a reassess record counts as a closing": Rules(cuts=take_reassess),
+    "offsets are sent for what moved": Rules(send_all_offsets=False),
+    "memory is kept after an abort": Rules(forget_after_abort=False),
+    "sessions close inside a batch": Rules(close_after_the_batch=False),
+    "a commit in doubt counts as aborted": Rules(believe_the_offsets=False),
+    "the evidence is subtracted, not the cut": Rules(cuts=no_cuts, subtract_evidence=True),
+}
+
+
+@pytest.mark.parametrize("rules", SHORTCUTS.values(), ids=SHORTCUTS.keys())
+def test_a_shortcut_is_caught(rules: Rules) -> None:
+    assert any(fails(seed, rules) for seed in range(CONTROL_SEEDS))

@@ -1,0 +1,234 @@
+"""The verdict: completeness, findings with ids that repeat, limits, and the rules file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from trailweave.schemas.codec import Decoder
+from trailweave.schemas.errors import Fatal
+from trailweave.stream_processors import verdict
+from trailweave.stream_processors.chain import Chain
+from trailweave.stream_processors.rules import RULES
+from trailweave.stream_processors.rules.rule import Hit, rule
+from trailweave.stream_processors.verdict import (
+    FINDINGS_PER_RULE_MAX,
+    Circumstances,
+    RulesConfig,
+    chain_record,
+    finding_record,
+    judge,
+    unjudged,
+)
+
+from tests.unit.stream_processors.builders import ENCODER, TRACE, Made, Trace, chain
+
+CONFIG = RulesConfig()
+ALL_SOURCES = ["agent", "gateway", "policy", "vault", "downstream"]
+AT = Circumstances("closed", "counts", part=7, judged_at_ms=99, dead_lettered=0)
+
+
+def judged(*made: Made) -> verdict.Verdict:
+    return judge(chain(*made), CONFIG)
+
+
+# --- completeness ---
+
+
+def test_a_session_with_all_announced_events_is_complete() -> None:
+    found = judged(*Trace().whole(2))
+
+    assert (found.completeness, found.missing) == ("complete", [])
+
+
+def test_a_session_that_lacks_an_event_is_incomplete_and_says_what() -> None:
+    made = Trace().whole()
+    del made[2]
+    found = judged(*made)
+
+    assert found.completeness == "incomplete"
+    assert [m["what"] for m in found.missing] == ["sequence", "count"]
+    assert found.missing[0]["detail"] == "sequence 2 to 2 never arrived"
+
+
+def test_a_conflict_makes_a_session_incomplete() -> None:
+    trace = Trace()
+    made = trace.whole()
+    other = Trace().event("session_started", entrypoint="cli")
+    found = judged(*made, other)
+
+    assert (found.completeness, [m["what"] for m in found.missing]) == ("incomplete", ["conflict"])
+
+
+def without_end(t: Trace) -> list[Made]:
+    return [t.event("session_started")]
+
+
+def with_unsequenced(t: Trace) -> list[Made]:
+    more = t.event("tool_executed", call_id="c", trace_seq=None)
+    return [t.event("session_started"), more, t.ended({"agent-1": 3})]
+
+
+def with_unannounced(t: Trace) -> list[Made]:
+    more = t.event("tool_executed", call_id="c", producer_id="stranger")
+    return [t.event("session_started"), more, t.ended({"agent-1": 2})]
+
+
+def without_start(t: Trace) -> list[Made]:
+    return [t.event("prompt_submitted"), t.ended({"agent-1": 2})]
+
+
+@pytest.mark.parametrize("events", [without_end, with_unsequenced, with_unannounced, without_start])
+def test_what_cannot_be_shown_to_be_whole_is_unprovable(events: object) -> None:
+    assert judged(*events(Trace())).completeness == "unprovable"  # type: ignore[operator]
+
+
+# --- findings ---
+
+
+def test_rules_whose_sources_nobody_promised_are_not_evaluable() -> None:
+    found = judged(Trace().event("session_started"))
+
+    assert found.not_evaluable == [r.name for r in RULES if r.needs]
+
+
+def test_a_session_may_promise_the_sources_itself() -> None:
+    made = Trace().event("session_started", expected_sources=ALL_SOURCES)
+
+    assert judged(made).not_evaluable == []
+
+
+def test_a_rule_that_is_off_is_neither_asked_nor_missed() -> None:
+    off = frozenset({"exec_without_decision", "seq_gap"})
+    found = judge(chain(Trace().event("session_started", trace_seq=1)), RulesConfig(off=off))
+
+    assert not off & {f.rule.name for f in found.findings}
+    assert not off & set(found.not_evaluable)
+
+
+def test_finding_ids_repeat_and_differ_by_tenant() -> None:
+    ids = [
+        [
+            f.finding_id
+            for f in judged(Trace(tenant=t).event("session_started", trace_seq=1)).findings
+        ]
+        for t in ("a", "a", "b")
+    ]
+
+    assert ids[0] == ids[1] != ids[2]
+    assert len(ids[0]) == 1
+
+
+def test_two_hits_on_one_subject_are_one_finding() -> None:
+    trace = Trace()
+    uses = [trace.event("credential_used", expires_at=1) for _ in range(3)]
+
+    assert [f.rule.name for f in judged(*uses).findings] == ["cred_after_expiry"]
+
+
+def test_findings_of_one_rule_are_limited() -> None:
+    @rule("low", controls=(), expected="", next_step="")
+    def noisy(_: Chain) -> Iterator[Hit]:
+        """Fires without end."""
+        number = 0
+        while True:
+            yield Hit(str(number), "again")
+            number += 1
+
+    found = judge(chain(Trace().event("session_started")), CONFIG, [noisy])
+
+    assert len(found.findings) == FINDINGS_PER_RULE_MAX
+
+
+def test_a_fragment_is_not_judged() -> None:
+    found = unjudged(chain(Trace().event("tool_executed", call_id="c", trace_seq=4)))
+
+    assert (found.findings, found.not_evaluable, found.completeness) == ([], [], "unprovable")
+    assert found.ranges[0].gaps == ((0, 3),)
+
+
+# --- the records ---
+
+
+def test_a_chain_record_and_its_findings_can_be_stored() -> None:
+    trace = Trace()
+    whole = chain(*trace.whole(), trace.event("tool_executed", call_id="ghost"))
+    config = RulesConfig(expected_sources=frozenset(ALL_SOURCES))
+    found = judge(whole, config)
+    name, record = Decoder().decode(ENCODER.encode("chain", chain_record(whole, found, AT, config)))
+
+    assert (name, record["trace_id"], record["events"], record["part"]) == ("chain", TRACE, 7, 7)
+    assert record["highest_severity"] == "critical"
+    assert [f["finding_id"] for f in record["findings"]] == [f.finding_id for f in found.findings]
+    for finding in found.findings:
+        _, stored = Decoder().decode(
+            ENCODER.encode("finding", finding_record(finding, whole, AT, config))
+        )
+        assert stored["evidence"], stored["rule"]
+
+
+def test_a_long_chain_lists_ranges_and_root_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "EVIDENCE_MAX", 5)
+    trace = Trace()
+    made = [trace.event("prompt_submitted") for _ in range(6)]
+    short, long = chain(*made[:5]), chain(*made)
+    records = [chain_record(c, judge(c, CONFIG), AT, CONFIG) for c in (short, long)]
+
+    assert [len(r["evidence"]) for r in records] == [5, 0]
+    assert records[1]["evidence_ranges"] == [
+        {"topic": "trailweave.prompts", "partition": 0, "first": 0, "last": 5, "events": 6}
+    ]
+    assert len(records[1]["root"]) == 32
+
+
+def test_sums_that_no_long_can_hold_do_not_stop_the_record() -> None:
+    trace = Trace()
+    huge = 2**63 - 1
+    made = [trace.event("model_responded", input_tokens=huge, output_tokens=huge) for _ in range(2)]
+    whole = chain(*made)
+
+    assert ENCODER.encode("chain", chain_record(whole, judge(whole, CONFIG), AT, CONFIG))
+
+
+# --- rules.toml ---
+
+
+def config_of(folder: Path, text: str) -> RulesConfig:
+    path = folder / "rules.toml"
+    path.write_text(text)
+    return RulesConfig.load(path)
+
+
+def test_a_rules_file_is_read_and_its_hash_kept(tmp_path: Path) -> None:
+    found = config_of(tmp_path, 'expected_sources = ["policy"]\noff = ["seq_gap"]\n')
+
+    assert (found.expected_sources, found.off) == (frozenset({"policy"}), frozenset({"seq_gap"}))
+    assert found.digest.startswith("sha256:")
+    assert found.digest != CONFIG.digest
+
+
+def test_an_empty_rules_file_says_what_none_says(tmp_path: Path) -> None:
+    assert config_of(tmp_path, "") == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("off = [", "couldn't read"),
+        ('off = ["no_such_rule"]', "no_such_rule"),
+        ("of = []", "unknown names: .'of'"),
+        ('expected_sources = ["polcy"]', "polcy"),
+        ('expected_sources = "policy"', "expected_sources must be a list"),
+        ("off = 5", "off must be a list"),
+        ("off = [5]", "off must be a list"),
+    ],
+)
+def test_a_mistake_in_the_rules_file_is_named(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(Fatal, match=words):
+        config_of(tmp_path, text)
+
+
+def test_a_rules_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Fatal, match=r"none\.toml"):
+        RulesConfig.load(tmp_path / "none.toml")
