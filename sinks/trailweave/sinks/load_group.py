@@ -1,0 +1,307 @@
+"""The load worker's place in its consumer group: assignments, messages, commits. Edge.
+
+Every exception of the Kafka client becomes `Retryable`, `LostError` or `Fatal` here. Offsets are
+only committed synchronously: a commit that the group accepts is also the proof that the partition
+is still ours, which is why inserts may start only after one (the lease).
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from trailweave.schemas import events
+from trailweave.schemas.errors import Fatal, Retryable
+from trailweave.sinks.load_build import Source
+from trailweave.sinks.load_plan import Range, first_offset, open_intent
+
+log = logging.getLogger(__name__)
+
+#: What load reads: the events, and what the other workers write.
+TOPICS: Final = (
+    *events.event_topics(),
+    events.SESSIONS_TOPIC,
+    events.FINDINGS_TOPIC,
+    events.HEARTBEATS_TOPIC,
+    events.DEAD_LETTERS_TOPIC,
+)
+
+#: A question to the broker that takes longer is given up, and asked again later.
+REQUEST_TIMEOUT_S: Final = 10.0
+
+#: Somebody else has the partition, or the group is about to say who has it.
+_LOST: Final = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - a public code; only its name has an underscore
+    KafkaError._STATE,
+}
+#: Trying again changes nothing.
+_FATAL: Final = {
+    KafkaError.FENCED_INSTANCE_ID: "another process runs with the same slot",
+    KafkaError._FENCED: "another process runs with the same slot",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "we may not read the topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "we may not use the group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "we may not use the cluster",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "our credentials are not accepted",
+    KafkaError._AUTHENTICATION: "our credentials are not accepted",
+    KafkaError.OFFSET_METADATA_TOO_LARGE: "the broker takes less metadata than an intent needs",
+    KafkaError._AUTO_OFFSET_RESET: "records were deleted before they were read, or the topic was"
+    " recreated; set the group's offset to go on",
+}
+
+
+class LostError(Retryable):
+    """The group no longer counts us in: what is under way must not be committed by us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An assigned partition and where its committed offset says to begin."""
+
+    source: Source
+    offset: int
+    intent: Range | None
+
+
+class Group:
+    """One member of the group. Not thread-safe; callbacks run inside `read` and `close`."""
+
+    def __init__(
+        self,
+        kafka: Mapping[str, Any],
+        group: str,
+        slot: int,
+        session_timeout_s: float,
+        on_revoke: Callable[[bool], None],
+    ) -> None:
+        self._admin = AdminClient(connection_settings(kafka))
+        self._on_revoke = on_revoke
+        self._assigned: list[TopicPartition] | None = None
+        self._changed = False
+        self._unknown_topics: set[str] = set()
+        self.cluster_id = ""
+        #: Partitions of the event topics, whoever reads them.
+        self.event_partitions = 0
+        self._consumer = _consumer(kafka, group, slot, session_timeout_s)
+        self._consumer.subscribe(
+            list(TOPICS), on_assign=self._note, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    # --- reading ---
+
+    def read(self, count: int, timeout_s: float) -> list[Message]:
+        """Messages of the partitions that `begin` was told of, in order per partition.
+
+        Raises `Retryable` and `Fatal` as the broker's errors demand.
+        """
+        self._changed = False
+        try:
+            messages = self._consumer.consume(count, timeout_s)
+        except KafkaException as error:
+            raise _translated("couldn't read", error.args[0]) from error
+        if self._changed:
+            # They were fetched before the assignment changed; `begin` says where to read again.
+            return []
+        found = []
+        for message in messages:
+            problem = message.error()
+            if problem is None:
+                found.append(message)
+            else:
+                self._react(problem, message.topic() or "")
+        return found
+
+    def begin(self) -> list[Start] | None:
+        """Start reading what was assigned since the last call; None if nothing was.
+
+        Raises `Retryable` (call again), `Fatal` when records were deleted unread.
+        """
+        if self._assigned is None:
+            return None
+        parts = self._assigned
+        try:
+            ids = self._topic_ids({part.topic for part in parts})
+            committed = self._consumer.committed(parts, timeout=REQUEST_TIMEOUT_S)
+            starts = [self._start(part, ids[part.topic]) for part in committed]
+            self._consumer.assign(
+                [TopicPartition(s.source.topic, s.source.partition, s.offset) for s in starts]
+            )
+        except KafkaException as error:
+            raise _translated("couldn't start reading", error.args[0]) from error
+        self._assigned = None
+        return starts
+
+    def _start(self, part: TopicPartition, topic_id: str) -> Start:
+        if part.error is not None:
+            raise _translated("couldn't read the committed offset", part.error)
+        marks = self._consumer.get_watermark_offsets(part, timeout=REQUEST_TIMEOUT_S)
+        if marks is None:
+            raise Retryable(f"couldn't learn where {part.topic}/{part.partition} ends in time")
+        low, high = marks
+        name = f"{part.topic}/{part.partition}"
+        offset = first_offset(part.offset if part.offset >= 0 else None, low, high, name)
+        source = Source(part.topic, topic_id, part.partition)
+        intent = open_intent(offset, part.metadata if part.offset >= 0 else "")
+        if intent is not None and intent.end >= high:
+            raise Fatal(
+                f"couldn't redo the range {intent.start} to {intent.end} of {name}: Kafka ends at"
+                f" {high}; were records lost with a broker?"
+            )
+        return Start(source, offset, intent)
+
+    def _topic_ids(self, names: set[str]) -> dict[str, str]:
+        if not self.cluster_id:
+            cluster = self._admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
+            self.cluster_id = cluster.cluster_id
+        answers = self._admin.describe_topics(
+            TopicCollection(sorted(names)), request_timeout=REQUEST_TIMEOUT_S
+        )
+        topics = {name: answer.result() for name, answer in answers.items()}
+        self.event_partitions = sum(
+            len(topic.partitions) for name, topic in topics.items() if name in events.event_topics()
+        )
+        return {name: _uuid(topic.topic_id) for name, topic in topics.items()}
+
+    def lag(self, source: Source, offset: int) -> int | None:
+        """Offsets between `offset` and the partition's end as last fetched; None if unknown."""
+        part = TopicPartition(source.topic, source.partition)
+        try:
+            marks = self._consumer.get_watermark_offsets(part, cached=True)
+        except KafkaException:
+            return None
+        return max(0, marks[1] - offset) if marks and marks[1] >= 0 else None
+
+    def pause(self, sources: list[Source]) -> None:
+        """Let nothing more come, while `read` keeps the membership alive."""
+        self._consumer.pause([TopicPartition(s.topic, s.partition) for s in sources])
+
+    def resume(self, sources: list[Source]) -> None:
+        """The end of `pause`."""
+        self._consumer.resume([TopicPartition(s.topic, s.partition) for s in sources])
+
+    # --- committing ---
+
+    def commit(self, source: Source, offset: int, metadata: str) -> None:
+        """Commit and know it: when this returns, the group has accepted it from us as its member.
+
+        Raises `LostError` if the group refuses us; `Retryable` if nobody can say.
+        """
+        part = TopicPartition(source.topic, source.partition, offset, metadata)
+        try:
+            (answer,) = self._consumer.commit(offsets=[part], asynchronous=False) or [part]
+            refusal = answer.error
+        except KafkaException as error:
+            refusal = error.args[0]
+        if refusal is None:
+            return
+        problem = _translated(f"couldn't commit {source.name()}", refusal)
+        if isinstance(problem, (LostError, Fatal)) or not self._stands(source, offset, metadata):
+            raise problem
+
+    def _stands(self, source: Source, offset: int, metadata: str) -> bool:
+        """Whether a commit without an answer was applied."""
+        part = TopicPartition(source.topic, source.partition)
+        try:
+            (found,) = self._consumer.committed([part], timeout=REQUEST_TIMEOUT_S)
+        except KafkaException:
+            return False
+        return found.error is None and (found.offset, found.metadata or "") == (offset, metadata)
+
+    def close(self) -> None:
+        """Stop reading. A static member stays in the group until its session times out."""
+        self._consumer.close()
+
+    # --- rebalances: noted here, acted upon in `begin` ---
+
+    def _note(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
+        # Nothing is read until the committed offsets are known.
+        consumer.assign([])
+        self._assigned = parts
+        self._changed = True
+
+    def _revoked(self, _: Consumer, parts: list[TopicPartition]) -> None:
+        log.info("%d partitions are revoked", len(parts))
+        self._changed = True
+        self._assigned = None
+        self._on_revoke(True)
+
+    def _lost(self, _: Consumer, parts: list[TopicPartition]) -> None:
+        log.warning("%d partitions are lost: the group has counted us out", len(parts))
+        self._changed = True
+        self._assigned = None
+        self._on_revoke(False)
+
+    def _react(self, error: KafkaError, topic: str) -> None:
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            if topic not in self._unknown_topics:
+                self._unknown_topics.add(topic)
+                log.warning("there is no topic %s yet; run `trailweave topics apply`", topic)
+            return
+        problem = _translated("couldn't read", error)
+        if isinstance(problem, Fatal):
+            raise problem
+        log.debug("Kafka: %s", error.name())  # the client goes on by itself, nothing was skipped
+
+
+def _consumer(
+    kafka: Mapping[str, Any], group: str, slot: int, session_timeout_s: float
+) -> Consumer:
+    try:
+        return Consumer(
+            {
+                "queued.max.messages.kbytes": 65_536,
+                # Polls are quick and batches large: fetch well ahead.
+                "fetch.message.max.bytes": 4_194_304,
+                **kafka,
+                "group.id": group,
+                "group.instance.id": f"{group}-{slot}",
+                "partition.assignment.strategy": "range",
+                "session.timeout.ms": int(session_timeout_s * 1000),
+                "heartbeat.interval.ms": int(session_timeout_s * 1000 / 4),
+                "enable.auto.commit": False,
+                # Where to begin is decided in `begin`; a reset would skip or repeat in silence.
+                "auto.offset.reset": "error",
+                "isolation.level": "read_committed",
+                "topic.metadata.refresh.interval.ms": 10_000,
+            }
+        )
+    except (KafkaException, ValueError, TypeError) as error:
+        # The library's text may quote a value, and that may be a secret.
+        raise Fatal(
+            f"couldn't make a Kafka client of the settings: {type(error).__name__};"
+            " check the names and values of the Kafka settings"
+        ) from error
+
+
+def connection_settings(kafka: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an admin client shares with a consumer."""
+    only_consumers = ("group.", "fetch.", "queued.", "auto.offset", "isolation.", "max.poll.")
+    return {k: v for k, v in kafka.items() if not k.startswith(only_consumers)}
+
+
+def _uuid(topic_id: Any) -> str:
+    """Kafka prints its ids in base64; ClickHouse and people have UUIDs in hex."""
+    high = topic_id.get_most_significant_bits() & (1 << 64) - 1
+    low = topic_id.get_least_significant_bits() & (1 << 64) - 1
+    text = f"{high:016x}{low:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _translated(failed: str, error: KafkaError) -> Retryable | Fatal:
+    if error.code() in _FATAL:
+        return Fatal(f"{failed}: {_FATAL[error.code()]} ({error.name()})")
+    if error.code() in _LOST:
+        return LostError(f"{failed}: {error.name()}")
+    return Retryable(f"{failed}: {error.name()}")

@@ -1,0 +1,14 @@
+-- What stands open against one trace, worst first.
+SELECT
+    finding_id, rule, state, severity, subject, summary, expected, next_step, controls, agent_id,
+    identity, sponsor, detected_at, rules_version,
+    arrayMap(e -> (e.topic, e.partition, e.offset, e.event_id, lower(hex(e.leaf))), evidence)
+        AS evidence
+FROM findings_latest
+WHERE tenant = {tenant:String} AND trace_id = {trace:String} AND state = 'open'
+  -- The view keeps a finding's latest state, so only a filter on the finding's id reaches its rows.
+  AND finding_id IN
+  (
+      SELECT finding_id FROM findings WHERE tenant = {tenant:String} AND trace_id = {trace:String}
+  )
+ORDER BY indexOf(['critical', 'high', 'medium', 'low'], severity), rule, subject
