@@ -1,0 +1,1 @@
+"""The command line, the settings and the embedded engines. This room may import all others."""

