@@ -9,6 +9,7 @@ Pure: what a fingerprint or an id stands for is asked of a `WriterSchemas`.
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Protocol
 
 from trailweave.schemas import events
@@ -16,6 +17,7 @@ from trailweave.schemas.compatibility import incompatibility
 from trailweave.schemas.compiled import Json, Reader, compile_reader, short_name
 from trailweave.schemas.compiled_write import Writer, compile_writer
 from trailweave.schemas.errors import Rejected
+from trailweave.schemas.layouts import remembering
 
 SINGLE_OBJECT: Final = b"\xc3\x01"
 CONFLUENT: Final = b"\x00"
@@ -112,7 +114,7 @@ class Encoder:
             prefix = SINGLE_OBJECT + kind.fingerprint
             if schema_ids is not None:
                 prefix = CONFLUENT + schema_ids[kind.name].to_bytes(4, "big")
-            self._writers[kind.name] = (compile_writer(kind.schema), prefix, kind)
+            self._writers[kind.name] = (_own_writer(kind.name), prefix, kind)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
         """The framed bytes of one record; fields with a default may be missing.
@@ -154,6 +156,26 @@ def _explain(kind: events.RecordType, record: Mapping[str, Any], error: Exceptio
     return Rejected("invalid_record", f"{kind.name} couldn't be written: {type(error).__name__}")
 
 
+# Compiling all of this version's schemas takes a tenth of a second, and a process has several
+# encoders and decoders: they share what is compiled. What others wrote is compiled once for each.
+
+
+@cache
+def _own_schemas() -> dict[str, Json]:
+    return {kind.name: kind.schema for kind in events.all_types()}
+
+
+@cache
+def _own_writer(name: str) -> Writer:
+    return compile_writer(_own_schemas()[name])
+
+
+@cache
+def _own_reader(name: str, wanted: frozenset[str] | None) -> Reader:
+    read = compile_reader(_own_schemas()[name], wanted)
+    return read if wanted is None else remembering(_own_schemas()[name], wanted, read)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     name: str
@@ -182,8 +204,10 @@ class Decoder:
 
     def _compile(self, name: str, schema: Json) -> _Known:
         ours = self._types[name].schema
-        wanted = None if self._wanted is None else self._wanted.get(name, ())
-        return _Known(name, compile_reader(schema, wanted, None if schema is ours else ours))
+        wanted = None if self._wanted is None else frozenset(self._wanted.get(name, ()))
+        if schema == ours:  # a registry gives a copy
+            return _Known(name, _own_reader(name, wanted))
+        return _Known(name, compile_reader(schema, wanted, ours))
 
     def knows(self, key: bytes) -> bool:
         """Whether `key`'s schema can be had; asks the schema source for an unknown one.

@@ -108,7 +108,7 @@ _RUN_MIN: Final = 3
 
 #: Runs of envelope fields, first to last, that the events of one producer in a session mostly have
 #: in common; a record with the bytes of the one before takes over its values.
-_REPEATING: Final = {"tenant": "producer_epoch", "agent_id": "capture"}
+REPEATING: Final = {"tenant": "producer_epoch", "agent_id": "capture"}
 
 
 def _read_value(src: Source, depth: int, schema: Any, target: str | None, ours: Any) -> None:
@@ -204,7 +204,7 @@ def _read_fields(
     fields = list(schema["fields"])
     while fields:
         names = [field["name"] for field in fields]
-        until = _REPEATING.get(names[0])
+        until = REPEATING.get(names[0])
         if until in names and not src.every_text:
             last = names.index(until) + 1
             found |= _read_repeating(src, depth, fields[:last], types, wanted)

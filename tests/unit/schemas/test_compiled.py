@@ -94,7 +94,7 @@ def test_the_example_is_read_as_fastavro_reads_it(name: str) -> None:
     assert READ[name](value, 0) == read_by_fastavro(name, value)[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(names, seeds)
 def test_a_random_record_is_written_and_read_as_by_fastavro(name: str, seed: int) -> None:
     record = random_record(name, seed)
@@ -104,7 +104,7 @@ def test_a_random_record_is_written_and_read_as_by_fastavro(name: str, seed: int
     assert READ[name](value, 6) == record
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(names, seeds)
 def test_some_fields_read_the_same_as_all(name: str, seed: int) -> None:
     record = random_record(name, seed)
@@ -145,7 +145,7 @@ def _answer(read: Reader, value: bytes) -> tuple[dict[str, Any] | None, str]:
         return None, error.reason.code
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=6 * settings().max_examples)
 @given(names, seeds)
 def test_damaged_bytes_are_rejected_or_read_as_fastavro_reads_them(name: str, seed: int) -> None:
     rng = random.Random(seed)
