@@ -1,0 +1,337 @@
+"""`make bench`: how fast each part is on this machine, as ratios within one run.
+
+Machines are noisy and shared, so no figure stands alone: the join stands beside plain consuming of
+the same topics before and after it, the load beside ClickHouse's own rate for the same bytes into
+the same tables. Nothing counts unless what came out is right: every trace joined once, every row
+there. Writes a table to standard output and `bench.json`.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer
+from rich.console import Console
+from rich.table import Table
+from trailweave.deploy.fleet.send import FleetProducer
+from trailweave.deploy.fleet.synthetic import EVENTS_PER_TRACE_MIN, synthetic_events
+from trailweave.deploy.local.engines import LocalEngines
+from trailweave.deploy.settings import read_settings
+from trailweave.deploy.topics import apply_topics
+from trailweave.producers.recorder import Recorder
+from trailweave.producers.transport import Counts, Producer
+from trailweave.schemas import events
+from trailweave.schemas.codec import Decoder
+from trailweave.sinks import clickhouse
+from trailweave.sinks.load import LoadSettings, LoadWorker
+from trailweave.sinks.load_build import Builder, Record, Source
+from trailweave.sinks.tables import PROFILES
+from trailweave.stream_processors.join import JoinSettings, JoinWorker
+from trailweave.stream_processors.session import ClosingTimes
+
+TIMES = ClosingTimes(grace_ms=2_000, idle_ms=5_000)
+POLL_S = 0.1
+#: Rows of one ready-made container, as the load worker makes them.
+ROWS = 50_000
+
+
+class _Nowhere:
+    """A transport that takes everything: what is left is the recorder's own cost."""
+
+    delayed = False
+    counts = Counts()
+
+    def start(self, producer: Producer) -> None: ...
+    def send(self, topic: str, key: bytes, value: bytes) -> None: ...
+    def flush(self, timeout_s: float) -> bool:  # noqa: ARG002 - the protocol's argument
+        return True
+
+    def close(self, timeout_s: float | None = None) -> None: ...
+
+
+def note(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is a command
+
+
+def record_us(calls: int = 20_000) -> float:
+    """Microseconds in the calling thread for one `tool_requested` with arguments."""
+    arguments = {"invoice": "INV-1042", "amount": 1250, "currency": "EUR"}
+    best = float("inf")
+    recorder = Recorder(_Nowhere(), tenant="acme", agent="procurement")
+    with recorder, recorder.session(task="bench") as session:
+        for _ in range(5):
+            began = time.perf_counter()
+            for _ in range(calls // 5):
+                session.tool_requested(tool="invoices.approve", arguments=arguments)
+            best = min(best, (time.perf_counter() - began) / (calls // 5))
+    return best * 1e6
+
+
+@contextmanager
+def engines() -> Iterator[tuple[LocalEngines, str, str]]:
+    """Fresh Kafka with the topics, fresh ClickHouse."""
+    with (
+        tempfile.TemporaryDirectory(prefix="trailweave-bench-") as folder,
+        LocalEngines(folder) as both,
+    ):
+        apply_topics(read_settings(None, {}, {"kafka.bootstrap.servers": both.kafka.address}))
+        yield both, both.kafka.address, both.clickhouse.dsn
+
+
+def produce(address: str, traces: int, per_trace: int) -> int:
+    """Complete sessions onto the event topics; the number of events."""
+    count = 0
+    with FleetProducer(address) as producer:
+        for sent in synthetic_events(traces, time.time_ns() // 1000, per_trace):
+            producer.send(sent.topic, sent.key, sent.value)
+            count += 1
+    return count
+
+
+def consume(address: str, total: int, group: str) -> float:
+    """Events per second of a plain consumer that only asks for batches."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": address,
+            "group.id": group,
+            "auto.offset.reset": "earliest",
+            "queued.max.messages.kbytes": 131_072,
+        }
+    )
+    consumer.subscribe(list(events.event_topics()))
+    count, began = 0, 0.0
+    first = 0
+    while count < total:
+        # A short wait: the last, partly filled batch would otherwise be timed as one second.
+        got = len(consumer.consume(10_000, 0.05))
+        if got and not began:
+            began, first = time.perf_counter(), got
+        count += got
+    seconds = time.perf_counter() - began
+    consumer.close()
+    return (count - first) / seconds
+
+
+def join(address: str, total: int) -> tuple[float, float]:
+    """(events/s, CPU µs per event) of one join worker from its first batch to its last commit."""
+    worker = JoinWorker(JoinSettings({"bootstrap.servers": address}, times=TIMES))
+    folded, first, began, cpu = 0, 0, 0.0, 0.0
+    while folded < total or any(lane.held() for lane in worker.lanes.values()):
+        got = worker.step()
+        if got and not began:
+            began, cpu, first = time.perf_counter(), time.process_time(), got
+        folded += got
+    seconds = time.perf_counter() - began
+    spent = time.process_time() - cpu
+    worker.close()
+    return (folded - first) / seconds, spent / (folded - first) * 1e6
+
+
+def check_chains(address: str, traces: int, per_trace: int) -> None:
+    """Every trace in one chain, complete, with all its events; raises AssertionError."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": address,
+            "group.id": "bench-check",
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+        }
+    )
+    consumer.subscribe([events.SESSIONS_TOPIC])
+    decoder = Decoder({"chain": ("trace_id", "events", "completeness", "state")})
+    found: dict[str, tuple[Any, ...]] = {}
+    doubled, quiet = 0, 0
+    while len(found) < traces and quiet < 20:
+        messages = consumer.consume(10_000, 0.5)
+        quiet = 0 if messages else quiet + 1
+        for message in messages:
+            _, chain = decoder.decode(message.value() or b"")
+            doubled += chain["trace_id"] in found
+            found[chain["trace_id"]] = (chain["events"], chain["completeness"], chain["state"])
+    consumer.close()
+    wrong = {v for v in found.values() if v != (per_trace, "complete", "closed")}
+    assert (len(found), doubled, wrong) == (traces, 0, set()), (len(found), doubled, wrong)
+
+
+def load(address: str, dsn: str, total: int) -> float:
+    """Rows per second of one load worker into `events`, other tables beside it."""
+    worker = LoadWorker(LoadSettings({"bootstrap.servers": address}, dsn))
+    client = clickhouse.connect(dsn)
+    began, done = 0.0, 0
+    look_at = 0.0
+    while done < total:
+        worker.step()
+        if not began and not worker.idle():
+            began = time.perf_counter()
+        if time.perf_counter() > look_at:
+            look_at = time.perf_counter() + POLL_S
+            done = _count(client, "events")
+    seconds = time.perf_counter() - began
+    while not worker.idle():
+        worker.step()
+    worker.drain()
+    worker.close()
+    client.close()
+    return total / seconds
+
+
+def _count(client: Any, table: str) -> int:
+    try:
+        return int(client.command(f"SELECT count() FROM {table}"))  # noqa: S608 - our own names
+    except Exception as error:
+        if "UNKNOWN_TABLE" in str(error):
+            return 0
+        raise
+
+
+def clickhouse_alone(address: str, dsn: str, total: int) -> float:
+    """Rows per second at which ClickHouse takes the same rows from ready-made containers."""
+    client = clickhouse.connect(dsn)
+    client.command("CREATE DATABASE alone")
+    own = dsn.rpartition("/")[0] + "/alone"
+    other = clickhouse.connect(own)
+    clickhouse.apply_tables(other, PROFILES["ai_act"])
+    containers = []
+    builder = Builder()
+    for (topic, partition), records in _records(address, total).items():
+        source = Source(topic, "11111111-2222-3333-4444-555555555555", partition)
+        for at in range(0, len(records), ROWS):
+            containers += builder.build(source, records[at : at + ROWS]).inserts
+    store = clickhouse.Store(own, 300.0)
+    began = time.perf_counter()
+    for number, insert in enumerate(containers):
+        store.insert(insert.layout, insert.pieces, f"bench-{number}")
+    seconds = time.perf_counter() - began
+    assert _count(other, "events") == total
+    for each in (store, client, other):
+        each.close()
+    return total / seconds
+
+
+def _records(address: str, total: int) -> dict[tuple[str, int], list[Record]]:
+    consumer = Consumer(
+        {"bootstrap.servers": address, "group.id": "bench-own", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe(list(events.event_topics()))
+    found: dict[tuple[str, int], list[Record]] = {}
+    count = 0
+    while count < total:
+        for message in consumer.consume(10_000, 1.0):
+            place = (str(message.topic()), int(message.partition() or 0))
+            offset, stamp = int(message.offset() or 0), message.timestamp()[1]
+            record = Record(offset, stamp, message.key(), message.value())
+            found.setdefault(place, []).append(record)
+            count += 1
+    consumer.close()
+    return found
+
+
+def end_to_end(traces: int, per_trace: int) -> tuple[float, float]:
+    """(events/s, seconds) from events in Kafka to chains and events in ClickHouse.
+
+    Join and load run as processes of their own, started when the events are there; their start is
+    part of the time.
+    """
+    with engines() as (_, address, dsn):
+        total = produce(address, traces, per_trace)
+        client = clickhouse.connect(dsn)
+        environment = {"TRAILWEAVE_KAFKA": address, "TRAILWEAVE_CLICKHOUSE": dsn}
+        began = time.perf_counter()
+        workers = [_worker("join", environment), _worker("load", environment)]
+        try:
+            while _count(client, "events") < total or _count(client, "chains") < traces:
+                time.sleep(POLL_S)
+                assert all(worker.poll() is None for worker in workers), "a worker ended"
+            seconds = time.perf_counter() - began
+        finally:
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.wait(30)
+            client.close()
+    return total / seconds, seconds
+
+
+def _worker(name: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    import os
+
+    command = [sys.executable, "-m", "trailweave.deploy.cli", name]
+    return subprocess.Popen(  # the same command that a platform team runs
+        command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL
+    )
+
+
+def measure(traces: int, per_trace: int) -> dict[str, Any]:
+    """All figures of one run."""
+    figures: dict[str, Any] = {"record_us": record_us()}
+    note(f"recording costs {figures['record_us']:.1f} µs")
+    with engines() as (_, address, dsn):
+        note(f"producing {traces * per_trace:,} events")
+        total = produce(address, traces, per_trace)
+        before = consume(address, total, "bench-before")
+        gc.collect()
+        note(f"joining (plain consume: {before:,.0f} events/s)")
+        figures["join_events_per_s"], figures["join_cpu_us"] = join(address, total)
+        after = consume(address, total, "bench-after")
+        check_chains(address, traces, per_trace)
+        figures["consume_events_per_s"] = (before + after) / 2
+        note(f"loading (join: {figures['join_events_per_s']:,.0f} events/s)")
+        figures["load_rows_per_s"] = load(address, dsn, total)
+        figures["clickhouse_rows_per_s"] = clickhouse_alone(address, dsn, total)
+    note("end to end")
+    figures["end_to_end_events_per_s"], figures["end_to_end_s"] = end_to_end(traces, per_trace)
+    figures["join_of_consume"] = figures["join_events_per_s"] / figures["consume_events_per_s"]
+    figures["load_of_clickhouse"] = figures["load_rows_per_s"] / figures["clickhouse_rows_per_s"]
+    figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "events": total,
+        "machine": f"{platform.machine()}, {platform.python_version()}",
+        **figures,
+    }
+
+
+ROWS_SHOWN = (
+    ("record_us", "recording an event, calling thread", "µs"),
+    ("consume_events_per_s", "plain consume", "events/s"),
+    ("join_events_per_s", "join with verdicts, exactly once", "events/s"),
+    ("join_of_consume", "  of plain consume", "ratio"),
+    ("join_cpu_us", "  CPU per event", "µs"),
+    ("load_rows_per_s", "load into ClickHouse", "rows/s"),
+    ("clickhouse_rows_per_s", "ClickHouse alone, same rows", "rows/s"),
+    ("load_of_clickhouse", "  load of ClickHouse", "ratio"),
+    ("end_to_end_events_per_s", "Kafka to queryable chains, both workers", "events/s"),
+)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--traces", type=int, default=20_000)
+    parser.add_argument("--events-per-trace", type=int, default=EVENTS_PER_TRACE_MIN)
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    options = parser.parse_args()
+    figures = measure(options.traces, options.events_per_trace)
+    options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    table = Table(title=f"{figures['events']:,} events of about 570 bytes, {figures['machine']}")
+    table.add_column("what")
+    table.add_column("figure", justify="right")
+    table.add_column("unit")
+    for key, text, unit in ROWS_SHOWN:
+        value = figures[key]
+        table.add_row(text, f"{value:,.3f}" if value < 1 else f"{value:,.1f}", unit)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
