@@ -1,7 +1,8 @@
 # The whole workflow; every target sets itself up. A machine needs make and Python 3.11 to 3.14.
 #
 #   make demo    everything embedded, a simulated fleet, and what was found in its record
-#   make test    all tests, against a real Kafka and a real ClickHouse (ARGS="-k word" for some)
+#   make test    all tests: first those without I/O, in seconds, then those against a real Kafka and
+#                a real ClickHouse (ARGS="-k word" for some)
 #   make check   lint, format, types, and the rules of tests/test_tidy.py
 #   make bench   throughput on this machine          make soak    the long tests
 #   make lock    renew the locks (needs the network) make clean   remove what make made
@@ -13,6 +14,8 @@ PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 RIGHT_PYTHON := import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
 
 # Compiling a gigabyte of libraries to byte code takes longer than the few that are imported need.
+# These are compiled at their first import, and never again if Python may write down the result.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 COMPILE := .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 \
 	--extra local --extra server --extra registry --extra watch \
@@ -23,8 +26,16 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --py
 demo: $(VENV)/.runtime
 	@$(BIN)/trailweave demo $(ARGS)
 
+# Both parts, even if the first fails.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests --durations=10 $(ARGS)
+ifdef ARGS
+	@$(BIN)/python -m pytest tests $(ARGS)
+else
+	@status=0; \
+	$(BIN)/python -m pytest tests/unit --quiet --numprocesses=2 || status=$$?; \
+	$(BIN)/python -m pytest tests --ignore=tests/unit --durations=10 || status=$$?; \
+	exit $$status
+endif
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff check --quiet .
@@ -37,7 +48,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
 soak: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests -m soak $(ARGS)
+	@$(BIN)/python -m pytest tests -m "soak or hypothesis" --hypothesis-profile=thorough $(ARGS)
 
 # Versions and hashes only, no host names: where packages come from is every machine's own setting.
 lock: | $(BIN)/python
@@ -48,6 +59,7 @@ lock: | $(BIN)/python
 
 clean:
 	@rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@find $(ROOMS) tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was made from, so a second run of any target installs nothing.
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
@@ -60,6 +72,8 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) for development, once" >&2
 	@$(INSTALL) --require-hashes -r requirements-dev.lock
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@# Compiles what tests import once, here, and not in two processes of the first run at a time.
+	@$(BIN)/python -m pytest tests/unit --collect-only -qq >/dev/null 2>&1 || :
 	@touch $@ $(VENV)/.runtime
 
 $(BIN)/python:

@@ -18,7 +18,14 @@ from pathlib import Path
 
 import clickhouse_connect
 import pytest
+from hypothesis import settings
 from trailweave.deploy.local.engines import ClickHouseEngine, KafkaEngine
+
+# The same examples in every run, so that a red one is about the change at hand; `make soak` tries
+# new ones, and many more. No deadline for one: on a busy machine it would tell about the machine.
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=2_000, deadline=None)
+settings.load_profile("quick")
 
 #: Another worker may still be in the middle of its longest test.
 OTHERS_TIMEOUT_S = 600.0

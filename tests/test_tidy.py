@@ -276,7 +276,7 @@ def test_every_setting_is_in_the_docs() -> None:
             wrong.append(f"[{section.name}]")
         if dataclasses.is_dataclass(value):
             names = [field.name for field in dataclasses.fields(value)]
-            wrong += [f"{section.name}.{n}" for n in names if not re.search(rf"\b{n}\b", text)]
+            wrong += [n for n in (f"{section.name}.{n}" for n in names) if f"`{n}`" not in text]
 
     assert wrong == []
 
@@ -289,7 +289,7 @@ def test_every_metric_is_in_the_docs() -> None:
     registries = [JoinMetrics().registry, LoadMetrics().registry]
     names = [metric.name for registry in registries for metric in registry.collect()]
 
-    assert [name for name in names if name not in text] == []
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 # --- the package -----------------------------------------------------------------------------

@@ -295,3 +295,26 @@ def test_a_hundred_megabytes_go_in_at_once(raw: Raw) -> None:
     assert (
         raw.ask("POST", {}, b"SELECT count(), sum(length(b)) FROM t")[2] == b"100000\t102100000\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("SHOW TABLES", "t"),
+        ("show tables -- SELECT", "t"),
+        ("/* SELECT */ SHOW CREATE TABLE t", "CREATE TABLE"),
+        ("DESCRIBE TABLE t", "UInt64"),
+        ("EXPLAIN SELECT a FROM t", "Read"),
+        ("EXISTS TABLE t", "1"),
+        ("SHOW COLUMNS FROM t", "UInt64"),
+        ("(SELECT 'x')", "x"),
+        ("WITH 'x' AS x SELECT x", "x"),
+    ],
+)
+def test_what_reads_and_is_no_select_is_answered_too(
+    client: Client, statement: str, words: str
+) -> None:
+    client.command(DDL)
+
+    assert words in str(client.command(statement))
+    assert words in str(client.query(statement).result_rows)

@@ -122,12 +122,12 @@ def take_account(
 
 
 def take_moment(settings: Settings) -> Moment:
-    """The committed offsets first: what lies below them is there to be counted afterwards."""
+    """The committed offsets before the ends: what lies below them is counted afterwards."""
     kafka = admin(settings)
-    joined = committed(kafka, settings.join.group)
-    loaded = committed(kafka, settings.load.group)
     ids = topic_ids(kafka, (*_EVENTS, *TABLES))
     places = [(topic, part) for topic, (_, count) in ids.items() for part in range(count)]
+    joined = committed(settings, settings.join.group, places)
+    loaded = committed(settings, settings.load.group, places)
     known = bounds(kafka, places)
     return Moment(ids, joined, loaded, known, _unloaded(known, loaded, settings))
 

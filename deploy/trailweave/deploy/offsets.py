@@ -60,16 +60,20 @@ def _uuid(given: object) -> uuid.UUID:
     return uuid.UUID(int=high << 64 | low)
 
 
-def committed(client: "AdminClient", group: str) -> dict[Place, Committed]:
+def committed(settings: Settings, group: str, places: Iterable[Place]) -> dict[Place, Committed]:
     """The offsets that a group has committed; waits for those of a transaction under way."""
-    from confluent_kafka import ConsumerGroupTopicPartitions
+    from confluent_kafka import TopicPartition
 
-    asked = client.list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group)],
-        require_stable=True,
-        request_timeout=REQUEST_TIMEOUT_S,
-    )
-    parts = asked[group].result().topic_partitions or []
+    wanted = [TopicPartition(*place) for place in places]
+    if not wanted:
+        return {}
+    # Not the admin client's `list_consumer_group_offsets`: when the group's coordinator is not
+    # known yet, as just after the first start, librdkafka ends the process there (its issue 5040).
+    reader = consumer(settings, group)
+    try:
+        parts = reader.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+    finally:
+        reader.close()
     return {
         (part.topic, part.partition): Committed(part.offset, part.metadata or "")
         for part in parts

@@ -7,6 +7,7 @@ Later ones win, value by value. An unknown key is an error, not a silent default
 import dataclasses
 import difflib
 import math
+import os
 import tomllib
 import types
 import typing
@@ -23,12 +24,22 @@ DATA_DIR: Final = "trailweave-data"
 ENV_PREFIX: Final = "TRAILWEAVE_"
 BOOTSTRAP: Final = "bootstrap.servers"
 
+#: The worker itself, folding and committing, keeps no more of them busy.
+CLOSERS_MAX: Final = 4
+
 #: Variables that name one setting by a shorter name.
 SHORT_VARIABLES: Final = {
     "TRAILWEAVE_KAFKA": ("kafka", BOOTSTRAP),
     "TRAILWEAVE_CLICKHOUSE": ("clickhouse", "dsn"),
 }
 _KAFKA_VARIABLES: Final = f"{ENV_PREFIX}KAFKA_"
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class SettingsError(Fatal):
@@ -64,6 +75,8 @@ class Join:
     batch_events_max: int = 20_000
     linger_s: float = 0.25
     session_timeout_s: float = 10.0
+    #: Child processes that share the closing of sessions; 0: none.
+    closers: int = field(default_factory=lambda: min(CLOSERS_MAX, _cores() - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,8 @@ class Schemas:
 
     #: The same for join and load: their answers about one event must agree.
     unknown_wait_s: float = 60.0
+    #: URL of a Confluent Schema Registry; empty: schemas come and go by `trailweave.schemas`.
+    registry: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from trailweave.deploy.clients import clickhouse_dsn
 from trailweave.deploy.metrics import serve_metrics
+from trailweave.deploy.registry import writer_schemas
 from trailweave.deploy.settings import Join, Settings
 from trailweave.deploy.tables import profile
 
@@ -33,10 +34,11 @@ def run_join(settings: Settings, stop: threading.Event) -> None:
         batch_events_max=wanted.batch_events_max,
         linger_s=wanted.linger_s,
         session_timeout_s=wanted.session_timeout_s,
+        closers=wanted.closers,
     )
-    with serve_metrics(settings.metrics, metrics.registry):
+    with serve_metrics(settings.metrics, metrics.registry), writer_schemas(settings) as schemas:
         log.info("join runs as slot %d of %s", wanted.slot, wanted.group)
-        join.run(worker, stop, metrics)
+        join.run(worker, stop, metrics, schemas)
     log.info("join has drained")
 
 
@@ -54,16 +56,13 @@ def closing_times(wanted: Join, unknown_wait_s: float) -> "ClosingTimes":
 
 def run_load(settings: Settings, stop: threading.Event) -> None:
     """Load until `stop` is set; raises `Fatal`."""
-    from trailweave.schemas.schema_topic import SchemaTopic
-    from trailweave.schemas.standing import StandingRule
     from trailweave.sinks import load
     from trailweave.sinks.metrics import LoadMetrics
 
     wanted = settings.load
     metrics = LoadMetrics()
-    kafka = settings.kafka_config()
     worker = load.LoadSettings(
-        kafka=kafka,
+        kafka=settings.kafka_config(),
         clickhouse=clickhouse_dsn(settings),
         group=wanted.group,
         slot=wanted.slot,
@@ -78,8 +77,7 @@ def run_load(settings: Settings, stop: threading.Event) -> None:
         insert_timeout_s=wanted.insert_timeout_s,
         session_timeout_s=wanted.session_timeout_s,
     )
-    rule = StandingRule(round(settings.schemas.unknown_wait_s * 1000))
-    with serve_metrics(settings.metrics, metrics.registry):
+    with serve_metrics(settings.metrics, metrics.registry), writer_schemas(settings) as schemas:
         log.info("load runs as slot %d of %s", wanted.slot, wanted.group)
-        load.run(worker, stop, metrics, SchemaTopic(kafka, rule=rule))
+        load.run(worker, stop, metrics, schemas)
     log.info("load has drained")

@@ -249,7 +249,10 @@ class Decoder:
         Raises `Rejected`: `not_framed`, `unknown_schema`, `foreign_schema`, `truncated`,
         `trailing_bytes`, `not_avro`, `kind_mismatch`.
         """
-        key, start = frame(value)
+        return self.decode_behind(*frame(value), value)
+
+    def decode_behind(self, key: bytes, start: int, value: bytes) -> tuple[str, dict[str, Any]]:
+        """`decode` for who has looked at the frame: its key, and where the record starts."""
         known = self._known.get(key)
         if known is None:
             if not self.knows(key):

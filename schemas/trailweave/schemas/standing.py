@@ -25,6 +25,9 @@ UNKNOWN_SCHEMA_WAIT_S: Final = 60.0
 #: Our clock decides when the broker's clock is surely past the deadline: it may be this far ahead.
 CLOCK_SLACK_MS: Final = 5_000
 
+#: What Confluent's framing carries to name a schema.
+REGISTRY_ID_BYTES: Final = 4
+
 #: Ours have 11,000 bytes; more is no schema of ours, and parsing it would cost every worker.
 SCHEMA_BYTES_MAX: Final = 256 * 1024
 
@@ -39,6 +42,25 @@ class WriterStandings(WriterSchemas, Protocol):
         away. `wait` becomes one of the others once `recorded_at_ms` is long enough ago.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ByFraming:
+    """Asks a registry for its ids (4 bytes) and the topic for fingerprints (8 bytes)."""
+
+    published: WriterStandings
+    registered: WriterStandings
+
+    def schema_of(self, key: bytes) -> events.Json | None:
+        """As the one of both whose key it is."""
+        return self._source(key).schema_of(key)
+
+    def standing(self, key: bytes, recorded_at_ms: int, now_ms: int) -> Standing:
+        """As the one of both whose key it is."""
+        return self._source(key).standing(key, recorded_at_ms, now_ms)
+
+    def _source(self, key: bytes) -> WriterStandings:
+        return self.registered if len(key) == REGISTRY_ID_BYTES else self.published
 
 
 @dataclass(frozen=True, slots=True)

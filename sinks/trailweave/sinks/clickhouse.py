@@ -7,9 +7,10 @@ to one thread at a time.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import clickhouse_connect
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 from trailweave.schemas.errors import Fatal, Retryable, TrailError
 from trailweave.sinks import tables
 from trailweave.sinks.rows import Layout
@@ -53,17 +54,41 @@ _ONE_BLOCK_IF_KNOWN: Final[dict[str, str | int]] = {
 def connect(dsn: str, read_timeout_s: float = 300.0) -> Any:
     """A client of clickhouse-connect; the DSN's query parameters are its options.
 
-    Raises `Retryable` if the server is away, `Fatal` if it refuses us.
+    TLS options among them: verify, ca_cert, client_cert, client_cert_key, server_host_name.
+    Raises `Retryable` if the server is away, `Fatal` if it refuses us or the DSN makes no sense.
     """
     try:
+        scheme = urlsplit(dsn).scheme
+        if scheme not in (*_PLAIN_SCHEMES, *_TLS_SCHEMES):
+            raise Fatal(_DSN_UNREADABLE)
         return clickhouse_connect.get_client(
             dsn=dsn,
+            # The driver looks at the port only, and would talk plain HTTP to any but 443 and 8443.
+            interface="https" if scheme in _TLS_SCHEMES else None,
             # A session would carry settings from one query to the next, a token for instance.
             autogenerate_session_id=False,
             send_receive_timeout=int(read_timeout_s),
         )
-    except ClickHouseError as error:
+    except ProgrammingError:
+        # What it quotes of the DSN may be a secret.
+        raise Fatal(f"{_DSN_UNREADABLE}, and check the values of its options") from None
+    except (ClickHouseError, OSError) as error:
         raise _translated("couldn't connect to ClickHouse", error) from error
+    except TypeError as error:
+        option = re.search(r"argument '(\w+)'", str(error))
+        name = f" {option[1]}" if option else "s"
+        raise Fatal(f"couldn't use the option{name} in the query of the ClickHouse DSN") from None
+    except ValueError:
+        # The error quotes what it took for the port: a password with a slash in it, for instance.
+        raise Fatal(_DSN_UNREADABLE) from None
+
+
+_PLAIN_SCHEMES: Final = ("http", "clickhouse", "clickhousedb")
+_TLS_SCHEMES: Final = ("https", "clickhouses")
+_DSN_UNREADABLE: Final = (
+    "couldn't read the ClickHouse DSN; write it as https://user:password@host:8443/database,"
+    " special characters of the password percent-encoded"
+)
 
 
 def apply_tables(client: Any, profile: tables.Profile) -> None:
@@ -260,5 +285,7 @@ def _translated(failed: str, error: Exception) -> TrailError:
     if code in _FATAL_CODES:
         hint = "; apply the tables first" if code in (60, 81) else ""
         return Fatal(f"{failed}: {_FATAL_CODES[code]} ({name}, code {code}){hint}")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CertificateError" in str(error):
+        name = "its certificate is not trusted; see ca_cert and server_host_name in the DSN"
     known = f", code {code}" if code is not None else ""
     return Retryable(f"{failed}: {name}{known}")

@@ -364,7 +364,8 @@ ORDER BY tenant, trace_id, event_id, recorded_at, topic_id, partition, offset
 LIMIT 1 BY tenant, trace_id, event_id, record_hash;
 
 -- One row per session. The newest record of reassess, else the join's: the newest of the session
--- itself, else its newest fragment. `reassessment_pending`: a fragment came that reassess has not
+-- itself, else its newest fragment, one with events before one of dead letters only.
+-- `reassessment_pending`: a fragment came that reassess has not
 -- yet taken in.
 CREATE OR REPLACE VIEW chains_latest ${on_cluster} AS
 SELECT
@@ -374,13 +375,20 @@ SELECT
         AND max(kind != 'fragment') OVER session AS reassessment_pending
 FROM chains
 WINDOW session AS (PARTITION BY tenant, trace_id)
-ORDER BY tenant, trace_id, w = 'reassess' DESC, kind != 'fragment' DESC, offset DESC
+ORDER BY tenant, trace_id, w = 'reassess' DESC, kind != 'fragment' DESC, events > 0 DESC, offset DESC
 LIMIT 1 BY tenant, trace_id;
 
--- One row per finding: its latest state. Never count the table itself.
+-- One row per finding: its latest state. Never count the table itself. Offsets order the states in
+-- one partition, and writers use one partition for a finding; broker times, which may step back,
+-- order only what a change of the number of lanes, or a topic made anew, has put into another.
 CREATE OR REPLACE VIEW findings_latest ${on_cluster} AS
-SELECT * FROM findings
-ORDER BY tenant, trace_id, rule, finding_id, offset DESC
+SELECT * FROM
+(
+    SELECT * FROM findings
+    ORDER BY tenant, trace_id, rule, finding_id, topic_id, partition, offset DESC
+    LIMIT 1 BY tenant, trace_id, rule, finding_id, topic_id, partition
+)
+ORDER BY tenant, trace_id, rule, finding_id, recorded_at DESC, topic_id, partition
 -- The id is made of the other three; naming them lets a filter on any of them reach the table.
 LIMIT 1 BY tenant, trace_id, rule, finding_id;
 

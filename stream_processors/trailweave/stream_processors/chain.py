@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from trailweave.schemas import events, hashing
 from trailweave.schemas.codec import Decoder, WriterSchemas
 from trailweave.schemas.errors import Rejected
+from trailweave.schemas.varint import write_varint
 from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK, Refused
 from trailweave.stream_processors.ranges import ProducerRange, producer_ranges
 from trailweave.stream_processors.session import Session
@@ -125,6 +126,8 @@ class Chain:
     tenant: str
     trace_id: str
     records: list[Record]
+    #: The chain record's evidence, encoded: topic, partition, offset, event id, leaf of each event.
+    evidence: bytes
     duplicates: int
     conflicts: list[str]
     times: tuple[int, int]
@@ -243,8 +246,7 @@ _NONE: Final[list[Record]] = []
 NOT_RUN: Final = frozenset({"denied", "cancelled"})
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """A decoded session: its chain, and its records that are no events."""
 
     chain: Chain
@@ -262,11 +264,17 @@ class Source:
     admits: Callable[[bytes, int], bool]
     #: Keys of the schemas that this version writes.
     built_in: frozenset[bytes] = frozenset(kind.fingerprint for kind in events.all_types())
-    #: Per topic, the bytes that begin the leaves of its events here.
-    prefixes: tuple[bytes, ...] = ()
+    #: Per topic, the bytes that begin the leaves of its events here, and their items of evidence.
+    prefixes: tuple[tuple[bytes, bytes], ...] = ()
 
     def __post_init__(self) -> None:
-        found = tuple(hashing.leaf_prefix(topic, self.partition) for topic in self.topics)
+        found = tuple(
+            (
+                hashing.leaf_prefix(topic, self.partition),
+                write_varint(len(topic)) + topic.encode() + write_varint(self.partition),
+            )
+            for topic in self.topics
+        )
         object.__setattr__(self, "prefixes", found)
 
 
@@ -292,6 +300,7 @@ def read(session: Session, source: Source) -> Reading:
     is_trace = _TRACE_ID(key.decode("latin-1")) is not None
     seen: dict[str, bytes] = {}
     others: set[tuple[str, bytes]] = set()
+    evidence: list[bytes] = []
     records, refused, duplicates = [], [], 0
     for place, recorded_ms, value in sorted(
         zip(session.places, session.times, session.values, strict=True)
@@ -312,14 +321,25 @@ def read(session: Session, source: Source) -> Reading:
             continue
         else:
             others.add((event_id, value))
-        leaf = hashing.leaf_behind(source.prefixes[number], offset, key_digest, value)
+        prefix, evidence_prefix = source.prefixes[number]
+        leaf = hashing.leaf_behind(prefix, offset, key_digest, value)
         record["place"] = Place(source.topics[number], source.partition, offset, leaf)
         records.append(record)
+        id_at = 10 if value[0] else 5
+        # An item of the chain record's evidence; the event id is copied with its length byte.
+        evidence += (
+            evidence_prefix,
+            write_varint(offset),
+            value[id_at : id_at + 37],
+            _LEAF_BYTES,
+            leaf,
+        )
     records.sort(key=_order)
     chain = Chain(
         session.tenant,
         key.decode("ascii", "replace"),
         records,
+        b"".join(evidence),
         duplicates,
         sorted({event_id for event_id, _ in others}),
         (min(session.times), max(session.times)),
@@ -327,12 +347,17 @@ def read(session: Session, source: Source) -> Reading:
     return Reading(chain, refused)
 
 
+#: The length of a leaf, as Avro writes it before its 32 bytes.
+_LEAF_BYTES: Final = write_varint(32)
+
+
 def _event(topic: str, recorded_ms: int, value: bytes, source: Source) -> Record:
     """One decoded event; raises `Rejected`."""
-    key = value[2:10] if value[0] else value[1:5]
+    # `lanes.group_key` let no other framing into a session.
+    key, start = (value[2:10], 10) if value[0] else (value[1:5], 5)
     if key not in source.built_in and not source.admits(key, recorded_ms):
         raise Rejected("unknown_schema", f"nobody has published the schema {key.hex()} in time")
-    name, record = source.decoder.decode(value)
+    name, record = source.decoder.decode_behind(key, start, value)
     if _TOPIC_OF.get(name) != topic:
         raise Rejected("wrong_topic", f"a record of type {name} does not belong in this topic")
     if not record["event_id"].isascii():

@@ -2,14 +2,14 @@
 
 `close` decides nothing by itself: `lanes` said that the session is due, and the bytes say whether
 it is a chain or a fragment. That content decides is what lets a recovery agree with the run before
-it.
+it. `seal` makes the bytes. Worker and child processes (`closers`) both call these two.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple, Protocol
 
+from trailweave.schemas.codec import Encoder
 from trailweave.stream_processors.chain import Reading, Source, read
-from trailweave.stream_processors.lanes import Lane, Refused
+from trailweave.stream_processors.lanes import Refused
 from trailweave.stream_processors.session import Session
 from trailweave.stream_processors.verdict import (
     Circumstances,
@@ -21,9 +21,12 @@ from trailweave.stream_processors.verdict import (
     unjudged,
 )
 
+#: Kafka's own default limit of a record is 1 MiB; a chain record over this drops its event list
+#: and keeps ranges and root.
+CHAIN_BYTES_MAX: Final = 900_000
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+
+class Closing(NamedTuple):
     """What one closed session adds to the transaction under way."""
 
     session: bytes
@@ -36,8 +39,74 @@ class Closing:
     refused: list[Refused]
 
 
+class Sealed(NamedTuple):
+    """A closing as it is produced, and what the figures tell of it."""
+
+    session: bytes
+    trace_id: str
+    tenant: str
+    kind: str
+    close_reason: str
+    duplicates: int
+    #: The chain record.
+    chain: bytes
+    #: The rule and the record of each finding.
+    findings: list[tuple[str, bytes]]
+    refused: list[Refused]
+
+
+class Then(Protocol):
+    """What a record says of its lane: a `Lane`, or what a child process was told of one."""
+
+    @property
+    def number(self) -> int:
+        """Of the lane's last transaction."""
+        ...
+
+    def clock_ms(self) -> int:
+        """The lane's clock."""
+        ...
+
+
+def seal(closing: Closing, encoder: Encoder) -> Sealed:
+    """The closing's records as bytes."""
+    chain = encoder.encode("chain", closing.chain)
+    if len(chain) > CHAIN_BYTES_MAX:
+        chain = encoder.encode("chain", {**closing.chain, "evidence": []})
+    return Sealed(
+        closing.session,
+        closing.trace_id,
+        closing.tenant,
+        closing.kind,
+        closing.chain["close_reason"],
+        closing.chain["duplicates"],
+        chain,
+        [(finding["rule"], encoder.encode("finding", finding)) for finding in closing.findings],
+        closing.refused,
+    )
+
+
+def dead_letter(
+    topic: str, partition: int, refused: Refused, closing: Sealed | None
+) -> dict[str, Any]:
+    """The record of bytes that are no event, of a session that closes or of none."""
+    return {
+        "topic": topic,
+        "partition": partition,
+        "offset": refused.offset,
+        "stage": "join",
+        "code": refused.reason.code,
+        "reason": refused.reason.detail,
+        "recorded_at": refused.recorded_ms,
+        "tenant": closing.tenant if closing else None,
+        "trace_id": closing.trace_id if closing else None,
+        "key": refused.key,
+        "value": refused.value,
+    }
+
+
 def close(
-    session: Session, reason: str, lane: Lane, source: Source, config: RulesConfig
+    session: Session, reason: str, lane: Then, source: Source, config: RulesConfig
 ) -> Closing | None:
     """The session's records; None when it is not to be closed yet.
 
@@ -50,7 +119,7 @@ def close(
     return _closing(session.key, reading, reason, lane, config)
 
 
-def _closing(key: bytes, reading: Reading, reason: str, lane: Lane, config: RulesConfig) -> Closing:
+def _closing(key: bytes, reading: Reading, reason: str, lane: Then, config: RulesConfig) -> Closing:
     chain = reading.chain
     whole = bool(chain.of("session_started"))
     verdict: Verdict = judge(chain, config) if whole else unjudged(chain)

@@ -34,7 +34,8 @@ class Confirmer:
     """One question at a time, for all lanes in one request; never blocks."""
 
     def __init__(self, kafka: Mapping[str, Any], topics: Sequence[str]) -> None:
-        self._admin = AdminClient(dict(kafka), logger=log)
+        self._kafka = dict(kafka)
+        self._admin = AdminClient(self._kafka, logger=log)
         self._topics = topics
         self._ends: dict[tuple[str, int], int] = {}
         self._asked_s = 0.0
@@ -71,12 +72,14 @@ class Confirmer:
 
     def _use(self, lanes: Mapping[int, Lane]) -> None:
         answers, self._answers = self._answers, {}
+        refused = False
         for part, answer in answers.items():
             lane = lanes.get(part.partition)
             try:
                 end = answer.result().offset
             except KafkaException as error:
                 log.debug("the broker didn't say where %s ends: %s", part, error)
+                refused = True
                 continue
             if lane is None:
                 continue
@@ -84,6 +87,10 @@ class Confirmer:
             read = max(lane.positions[topic], self._ends.get((part.topic, part.partition), 0))
             if read >= end:
                 lane.confirm(topic, int(self._asked_s * 1000))
+        if refused:
+            # A client goes on asking with the leader epochs it knows, for minutes after a broker
+            # came back with others, and is refused each time; a new one learns them.
+            self._admin = AdminClient(self._kafka, logger=log)
 
     def close(self) -> None:
         """Nothing to hand back; the client ends with its last reference."""

@@ -13,6 +13,7 @@ commit began, an abort, a rebalance) memory is dropped and rebuilt from what is 
 that might be ahead of Kafka is worth nothing. `recovery` and `lane_reader` do the rebuilding.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -32,23 +33,24 @@ from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.schemas.schema_topic import SchemaTopic
-from trailweave.schemas.standing import StandingRule
+from trailweave.schemas.standing import StandingRule, WriterStandings
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chain import Source, event_decoder
-from trailweave.stream_processors.closing import Closing, close
+from trailweave.stream_processors.closers import Closers, Due, rare_collections
+from trailweave.stream_processors.closing import Sealed, close, dead_letter, seal
 from trailweave.stream_processors.confirm import Confirmer
 from trailweave.stream_processors.lanes import Lane, Refused
 from trailweave.stream_processors.metrics import JoinMetrics
+from trailweave.stream_processors.offsets import send_offsets
 from trailweave.stream_processors.session import ClosingTimes
 from trailweave.stream_processors.verdict import RulesConfig
 
 log = logging.getLogger(__name__)
 
-#: Kafka's own default limit of a record is 1 MiB; a chain record over this drops its event list
-#: and keeps ranges and root.
-CHAIN_BYTES_MAX: Final = 900_000
 #: Above the longest commit; the broker ends a transaction that a dead worker left open after it.
 TRANSACTION_TIMEOUT_S: Final = 20
+#: How often a commit whose outcome is not known looks whether the worker is to stop.
+COMMIT_POLL_S: Final = 1.0
 #: Waits between tries while Kafka is away.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
@@ -83,30 +85,44 @@ class JoinSettings:
     linger_s: float = 0.25
     #: Without a sign of life for longer, a worker's lanes go to others.
     session_timeout_s: float = 10.0
+    #: Child processes that share the closing of sessions; 0: none. They import the main module
+    #: anew, as `multiprocessing` does: a program of one's own needs its `__main__` guard.
+    closers: int = 0
 
 
 class JoinWorker:
     """One process slot of the join: the lanes that the group assigns to it.
 
-    `step` does one batch. Not thread-safe; `run` drives it.
+    `step` does one batch. Not thread-safe; `run` drives it. `stop` being set, a commit whose
+    outcome can't be known is not waited for without end.
     """
 
     def __init__(
         self,
         settings: JoinSettings,
         metrics: JoinMetrics | None = None,
+        schemas: WriterStandings | None = None,
+        *,
+        stop: threading.Event | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
         self.metrics = metrics or JoinMetrics()
         self.lanes: dict[int, Lane] = {}
         self._now_s = now_s
+        self._stop = stop or threading.Event()
         self._topics = events.event_topics()
         self._topic_index = {topic: index for index, topic in enumerate(self._topics)}
-        wait = StandingRule(settings.times.unknown_schema_wait_ms)
-        self._schemas = SchemaTopic(settings.kafka, rule=wait)
+        #: Ours to close, when none are given.
+        self._schema_topic: SchemaTopic | None = None
+        if schemas is None:
+            wait = StandingRule(settings.times.unknown_schema_wait_ms)
+            schemas = self._schema_topic = SchemaTopic(settings.kafka, rule=wait)
+        self._schemas = schemas
         self._decoder = event_decoder(self._schemas)
         self._encoder = Encoder()
+        self._sources: dict[int, Source] = {}
+        self._closers = Closers(settings.closers, settings.rules, self.metrics.closers_lost.inc)
         self._assigned: set[int] | None = None
         #: Partitions that were not assigned though others of their lanes were.
         self._torn = ""
@@ -188,6 +204,8 @@ class JoinWorker:
                 "topics the same number of partitions (`trailweave topics check`)"
             )
         if self._rebalanced:
+            for error in filter(None, (message.error() for message in messages)):
+                self._stop_if_fenced(error)  # it comes once, together with the revocation
             return 0  # of whichever assignment they are: the rebuild reads them again
         folded = self._fold(messages)
         self._confirmer.poll(self.lanes, self._now_s())
@@ -258,19 +276,26 @@ class JoinWorker:
                 except Rejected as error:
                     log.warning("events of schema %s will be dead-lettered: %s", key.hex(), error)
 
-    def _closings(self) -> list[tuple[Lane, Closing]]:
-        closings = []
-        for lane in self.lanes.values():
-            source = Source(self._topics, lane.index, self._decoder, self._admits)
-            for session, reason in lane.due():
-                try:
-                    closing = close(session, reason, lane, source, self.settings.rules)
-                except _TooEarlyError:
-                    continue  # it stays open, and is looked at again
-                if closing is not None:
-                    lane.close(session)
-                    closings.append((lane, closing))
-        return closings
+    def _closings(self) -> list[tuple[Lane, Sealed]]:
+        due = (
+            Due(lane, session, reason)
+            for lane in self.lanes.values()
+            for session, reason in lane.due()
+        )
+        return self._closers.close(due, self._close_here)
+
+    def _close_here(self, due: Due) -> Sealed | None:
+        source = self._source(due.lane.index)
+        try:
+            closing = close(due.session, due.reason, due.lane, source, self.settings.rules)
+        except _TooEarlyError:
+            return None  # it stays open, and is looked at again
+        return None if closing is None else seal(closing, self._encoder)
+
+    def _source(self, lane: int) -> Source:
+        if lane not in self._sources:
+            self._sources[lane] = Source(self._topics, lane, self._decoder, self._admits)
+        return self._sources[lane]
 
     def _admits(self, key: bytes, recorded_ms: int) -> bool:
         """Whether an event's schema counts as published; load asks the same."""
@@ -281,7 +306,7 @@ class JoinWorker:
 
     # --- the transaction ---
 
-    def _commit(self, closings: list[tuple[Lane, Closing]], generation: Any) -> None:
+    def _commit(self, closings: list[tuple[Lane, Sealed]], generation: Any) -> None:
         producer = self._producer
         assert producer is not None
         began = time.monotonic()
@@ -294,9 +319,12 @@ class JoinWorker:
             for lane in self.lanes.values():
                 for refused in lane.refused:
                     self._produce_dead_letter(producer, lane, refused, None)
-            producer.send_offsets_to_transaction(self._offsets(), generation, TRANSACTION_TIMEOUT_S)
+            send_offsets(producer, self._offsets(), generation)
             committing = True
             self._commit_until_sure(producer)
+        except Retryable:
+            self._drop_memory()
+            raise
         except (KafkaException, BufferError) as error:
             self._drop_memory()
             reason = error.args[0]
@@ -320,13 +348,18 @@ class JoinWorker:
         ]
 
     def _commit_until_sure(self, producer: Producer) -> None:
-        """A retriable timeout says nothing about the outcome: the same commit is asked again."""
+        """A retriable timeout says nothing about the outcome: the same commit is asked again.
+
+        Not for ever once the worker is to stop: the next start's `init_transactions` settles it.
+        """
+        began = time.monotonic()
         while True:
             try:
-                producer.commit_transaction(TRANSACTION_TIMEOUT_S)
+                producer.commit_transaction(COMMIT_POLL_S)
                 return
             except KafkaException as error:
-                if not error.args[0].retriable():
+                late = time.monotonic() - began > TRANSACTION_TIMEOUT_S
+                if not error.args[0].retriable() or (late and self._stop.is_set()):
                     raise
 
     def _abort(self, producer: Producer) -> None:
@@ -345,11 +378,8 @@ class JoinWorker:
             except BufferError:
                 producer.poll(0.1)
 
-    def _produce_closing(self, producer: Producer, lane: Lane, closing: Closing) -> None:
+    def _produce_closing(self, producer: Producer, lane: Lane, closing: Sealed) -> None:
         key, partition = closing.trace_id.encode(), lane.index
-        value = self._encoder.encode("chain", closing.chain)
-        if len(value) > CHAIN_BYTES_MAX:
-            value = self._encoder.encode("chain", {**closing.chain, "evidence": []})
 
         def delivered(error: KafkaError | None, message: Message) -> None:
             offset = message.offset()
@@ -362,40 +392,24 @@ class JoinWorker:
             events.SESSIONS_TOPIC,
             partition=partition,
             key=key,
-            value=value,
+            value=closing.chain,
             headers=recovery.session_headers(
                 closing.kind, lane.number + 1, closing.session, lane.cut()
             ),
             on_delivery=delivered,
         )
-        for finding in closing.findings:
+        for _, finding in closing.findings:
             self._produce(
-                producer,
-                events.FINDINGS_TOPIC,
-                partition=partition,
-                key=key,
-                value=self._encoder.encode("finding", finding),
+                producer, events.FINDINGS_TOPIC, partition=partition, key=key, value=finding
             )
         for refused in closing.refused:
             self._produce_dead_letter(producer, lane, refused, closing)
 
     def _produce_dead_letter(
-        self, producer: Producer, lane: Lane, refused: Refused, closing: Closing | None
+        self, producer: Producer, lane: Lane, refused: Refused, closing: Sealed | None
     ) -> None:
         topic = self._topics[refused.topic]
-        record = {
-            "topic": topic,
-            "partition": lane.index,
-            "offset": refused.offset,
-            "stage": "join",
-            "code": refused.reason.code,
-            "reason": refused.reason.detail,
-            "recorded_at": refused.recorded_ms,
-            "tenant": closing.tenant if closing else None,
-            "trace_id": closing.trace_id if closing else None,
-            "key": refused.key,
-            "value": refused.value,
-        }
+        record = dead_letter(topic, lane.index, refused, closing)
         self._produce(
             producer,
             events.DEAD_LETTERS_TOPIC,
@@ -509,14 +523,13 @@ class JoinWorker:
 
     # --- figures and the end ---
 
-    def _count(self, closings: list[tuple[Lane, Closing]], seconds: float) -> None:
+    def _count(self, closings: list[tuple[Lane, Sealed]], seconds: float) -> None:
         self.metrics.transaction_s.observe(seconds)
         for _, closing in closings:
-            reason = closing.chain["close_reason"]
-            self.metrics.closed.labels(closing.kind, reason).inc()
-            self.metrics.duplicates.inc(closing.chain["duplicates"])
-            for finding in closing.findings:
-                self.metrics.findings.labels(finding["rule"]).inc()
+            self.metrics.closed.labels(closing.kind, closing.close_reason).inc()
+            self.metrics.duplicates.inc(closing.duplicates)
+            for rule, _ in closing.findings:
+                self.metrics.findings.labels(rule).inc()
             for refused in closing.refused:
                 self.metrics.dead_letters.labels(refused.reason.code).inc()
         for lane in self.lanes.values():
@@ -524,6 +537,7 @@ class JoinWorker:
                 self.metrics.dead_letters.labels(refused.reason.code).inc()
 
     def _gauge(self) -> None:
+        self.metrics.closers.set(self._closers.ready)
         for lane in self.lanes.values():
             label = str(lane.index)
             self.metrics.open_sessions.labels(label).set(len(lane.sessions))
@@ -534,8 +548,10 @@ class JoinWorker:
 
     def close(self) -> None:
         """Leave cleanly: everything folded is committed or will be read again."""
+        self._closers.stop()
         self._confirmer.close()
-        self._schemas.close()
+        if self._schema_topic is not None:
+            self._schema_topic.close()
         self._consumer.close()
 
 
@@ -543,11 +559,16 @@ class _TooEarlyError(Exception):
     """A session holds an event whose schema may still be published."""
 
 
-def run(settings: JoinSettings, stop: threading.Event, metrics: JoinMetrics | None = None) -> None:
+def run(
+    settings: JoinSettings,
+    stop: threading.Event,
+    metrics: JoinMetrics | None = None,
+    schemas: WriterStandings | None = None,
+) -> None:
     """Join until `stop` is set; waits out a Kafka that is away, raises `Fatal`."""
-    worker = JoinWorker(settings, metrics)
+    worker = JoinWorker(settings, metrics, schemas, stop=stop)
     backoff_s = BACKOFF_MIN_S
-    try:
+    with contextlib.closing(worker), rare_collections():
         while not stop.is_set():
             try:
                 worker.step()
@@ -557,5 +578,3 @@ def run(settings: JoinSettings, stop: threading.Event, metrics: JoinMetrics | No
                 log.warning("%s; trying again in %.1f s", error, backoff_s)
                 stop.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-    finally:
-        worker.close()

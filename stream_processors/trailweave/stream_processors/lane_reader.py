@@ -136,7 +136,8 @@ def read_range(
     consumer.assign([TopicPartition(t, p, ranges[t, p][0]) for t, p in open_ends])
     moved_at = time.monotonic()
     while open_ends:
-        messages = consume(consumer, _READ_BATCH, 0.2)
+        # Short, for a batch that stays below its size is handed over only when the time is up.
+        messages = consume(consumer, _READ_BATCH, 0.02)
         if messages:
             moved_at = time.monotonic()
         elif time.monotonic() - moved_at > STALL_S:

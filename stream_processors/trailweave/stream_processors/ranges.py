@@ -1,15 +1,16 @@
-"""What one producer sent in one trace: sequence ranges and what is missing of them. Pure."""
+"""What one producer sent in one trace: sequence ranges, gaps and conflicts in them. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 #: Gaps listed per producer and epoch; more are counted only.
 GAPS_MAX: Final = 100
+#: Sequences of two events listed per producer and epoch; more are counted only.
+CONFLICTS_MAX: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class ProducerRange:
+class ProducerRange(NamedTuple):  # one per producer of every chain: a tuple is made fastest
     """One (producer, epoch) of a chain; sequences are dense from 0."""
 
     producer_id: str
@@ -20,6 +21,10 @@ class ProducerRange:
     #: First and last missing sequence of each gap, at most `GAPS_MAX` gaps.
     gaps: tuple[tuple[int, int], ...]
     missing: int
+    #: Sequences that events of different ids share, at most `CONFLICTS_MAX`.
+    conflicts: tuple[int, ...] = ()
+    #: How many there are of them.
+    conflicting: int = 0
 
 
 def producer_ranges(
@@ -29,32 +34,56 @@ def producer_ranges(
 
     A producer in `expected` that sent nothing is there with no range.
     """
-    sequences: dict[tuple[str, int], list[int | None]] = {}
+    sent: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for record in records:
         key = (record["producer_id"], record["producer_epoch"])
-        known = sequences.get(key)
+        known = sent.get(key)
         if known is None:
-            sequences[key] = [record["trace_seq"]]
+            sent[key] = [record]
         else:
-            known.append(record["trace_seq"])
+            known.append(record)
     found: dict[str, list[ProducerRange]] = {producer: [] for producer in expected}
-    for (producer, epoch), numbers in sorted(sequences.items()):
-        found.setdefault(producer, []).append(_range(producer, epoch, numbers))
+    for (producer, epoch), theirs in sorted(sent.items(), key=itemgetter(0)):
+        found.setdefault(producer, []).append(_range(producer, epoch, theirs))
     return found
 
 
-def _range(producer: str, epoch: int, numbers: list[int | None]) -> ProducerRange:
-    known = sorted({n for n in numbers if n is not None})
+def _range(producer: str, epoch: int, records: list[Mapping[str, Any]]) -> ProducerRange:
+    events = len(records)
+    known = sorted({r["trace_seq"] for r in records} - {None})
     if not known:
-        return ProducerRange(producer, epoch, len(numbers), None, None, (), 0)
-    gaps = []
-    if len(known) != known[-1] + 1 or known[0] < 0:
-        before = -1
-        for number in known:
-            if number > before + 1:
-                gaps.append((before + 1, number - 1))
-            before = number
+        return ProducerRange(producer, epoch, events, None, None, (), 0)
+    # As many numbers as events: each has its own.
+    conflicts = _conflicts(records) if len(known) != events else []
+    gaps = [] if known[0] == 0 and len(known) == known[-1] + 1 else _gaps(known)
     missing = sum(last - first + 1 for first, last in gaps)
     return ProducerRange(
-        producer, epoch, len(numbers), known[0], known[-1], tuple(gaps[:GAPS_MAX]), missing
+        producer,
+        epoch,
+        events,
+        known[0],
+        known[-1],
+        tuple(gaps[:GAPS_MAX]),
+        missing,
+        tuple(conflicts[:CONFLICTS_MAX]),
+        len(conflicts),
     )
+
+
+def _gaps(known: list[int]) -> list[tuple[int, int]]:
+    gaps = []
+    before = -1
+    for number in known:
+        if number > before + 1:
+            gaps.append((before + 1, number - 1))
+        before = number
+    return gaps
+
+
+def _conflicts(records: list[Mapping[str, Any]]) -> list[int]:
+    """Sequences of more than one event; two versions of one event are a conflict of its id."""
+    ids: dict[int, set[str]] = {}
+    for record in records:
+        if record["trace_seq"] is not None:
+            ids.setdefault(record["trace_seq"], set()).add(record["event_id"])
+    return sorted(number for number, found in ids.items() if len(found) > 1)

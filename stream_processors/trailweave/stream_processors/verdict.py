@@ -8,10 +8,13 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, NamedTuple, get_args
 
 from trailweave.schemas import hashing, ids
+from trailweave.schemas.compiled_write import Items
 from trailweave.schemas.errors import Fatal
+from trailweave.schemas.varint import write_varint
+from trailweave.stream_processors.bounds import bounded, text, text_or_none
 from trailweave.stream_processors.chain import Chain, Record, values
 from trailweave.stream_processors.ranges import ProducerRange
 from trailweave.stream_processors.rules import RULES, RULES_VERSION, Hit, Rule
@@ -65,8 +68,7 @@ def _names(path: Path, table: dict[str, Any], key: str) -> frozenset[str]:
     return frozenset(names)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A hit with its rule and its id, which repeats when the work is repeated."""
 
     finding_id: str
@@ -74,8 +76,7 @@ class Finding:
     hit: Hit
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What all rules say about one chain."""
 
     findings: list[Finding]
@@ -110,7 +111,8 @@ def judge(chain: Chain, config: RulesConfig, rules: Iterable[Rule] = RULES) -> V
         for subject, hit in by_subject.items():
             finding_id = ids.derived_id(chain.tenant, chain.trace_id, rule.name, subject)
             findings.append(Finding(finding_id, rule, hit))
-    findings.sort(key=lambda f: f.finding_id)
+    # The worst first: a chain record that can't list all of them lists these.
+    findings.sort(key=lambda f: (-SEVERITIES.index(f.rule.severity), f.finding_id))
     by_producer = chain.ranges
     missing = list(_missing(chain, by_producer))
     ranges = [r for group in by_producer.values() for r in group]
@@ -120,8 +122,7 @@ def judge(chain: Chain, config: RulesConfig, rules: Iterable[Rule] = RULES) -> V
 def _missing(chain: Chain, by_producer: dict[str, list[ProducerRange]]) -> Iterable[dict[str, str]]:
     for producer, ranges in by_producer.items():
         for part in ranges:
-            for first, last in part.gaps:
-                yield _lack("sequence", producer, f"sequence {first} to {last} never arrived")
+            yield from _sequence_lacks(part)
         promised = (chain.expected or {}).get(producer)
         count = chain.counts.get(producer, 0)
         if promised is not None and count < promised:
@@ -130,8 +131,22 @@ def _missing(chain: Chain, by_producer: dict[str, list[ProducerRange]]) -> Itera
         yield _lack("conflict", event_id, "two different events have this id")
 
 
+def _sequence_lacks(part: ProducerRange) -> Iterable[dict[str, str]]:
+    producer = part.producer_id
+    for first, last in part.gaps:
+        yield _lack("sequence", producer, f"sequence {first} to {last} never arrived")
+    unlisted = part.missing - sum(last - first + 1 for first, last in part.gaps)
+    if unlisted:
+        yield _lack("sequence", producer, f"{unlisted} more sequence numbers never arrived")
+    for number in part.conflicts:
+        yield _lack("conflict", producer, f"two different events have the sequence {number}")
+    unlisted = part.conflicting - len(part.conflicts)
+    if unlisted:
+        yield _lack("conflict", producer, f"so have {unlisted} more sequence numbers")
+
+
 def _lack(what: str, subject: str, detail: str) -> dict[str, str]:
-    return {"what": what, "subject": subject, "detail": detail}
+    return {"what": what, "subject": text(subject), "detail": detail}
 
 
 def _completeness(chain: Chain, missing: list[dict[str, str]], ranges: list[ProducerRange]) -> str:
@@ -143,8 +158,7 @@ def _completeness(chain: Chain, missing: list[dict[str, str]], ranges: list[Prod
     return "complete" if sequenced and announced and chain.of("session_started") else "unprovable"
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(NamedTuple):
     """What the worker knows of a closing beside the chain itself."""
 
     state: str
@@ -157,13 +171,14 @@ class Circumstances:
 def chain_record(
     chain: Chain, verdict: Verdict, at: Circumstances, config: RulesConfig
 ) -> dict[str, Any]:
-    """The chain record (schema `chain`)."""
+    """The chain record (schema `chain`), which always fits into a Kafka record."""
     root = next(iter(chain.of("session_started")), None)
     end = next((r for r in reversed(chain.of("session_ended")) if r["root"]), None)
-    first = root or next(iter(chain.records), None)
+    # Translated records without a time have 0, and stand in front of all others.
+    first = root or next((r for r in chain.records if r["occurred_at"]), None)
     responses = chain.of("model_responded")
     leaves = [record["place"].leaf for record in sorted(chain.records, key=_root_order)]
-    return {
+    record = {
         "tenant": chain.tenant,
         "trace_id": chain.trace_id,
         "state": at.state,
@@ -173,8 +188,8 @@ def chain_record(
         "judged_at": at.judged_at_ms,
         "first_recorded_at": chain.times[0],
         "last_recorded_at": chain.times[1],
-        "started_at": first["occurred_at"] if first else None,
-        "ended_at": end["occurred_at"] if end else None,
+        "started_at": first["occurred_at"] or None if first else None,
+        "ended_at": end["occurred_at"] or None if end else None,
         "events": len(chain.records),
         "duplicates": chain.duplicates,
         "dead_lettered": at.dead_lettered,
@@ -188,10 +203,10 @@ def chain_record(
         "output_tokens": _sum(responses, "output_tokens"),
         "cost_usd": sum(r["cost_usd"] or 0.0 for r in responses),
         "tool_calls": sum(1 for call in chain.executions if chain.ran(call)),
-        "environment": root["environment"] if root else None,
+        "environment": text(root["environment"]) if root else None,
         "purpose": root["purpose"] if root else None,
         "status": end["status"] if end else None,
-        "outcome": end["outcome"] if end else None,
+        "outcome": text_or_none(end["outcome"]) if end else None,
         "completeness": verdict.completeness,
         "missing": verdict.missing,
         "findings": [_reference(f) for f in verdict.findings],
@@ -200,7 +215,7 @@ def chain_record(
             (f.rule.severity for f in verdict.findings), key=SEVERITIES.index, default="none"
         ),
         "findings_hash": hashlib.sha256(
-            "\n".join(f.finding_id for f in verdict.findings).encode()
+            "\n".join(sorted(f.finding_id for f in verdict.findings)).encode()
         ).digest(),
         "rules_version": RULES_VERSION,
         "rules_config_hash": config.digest,
@@ -208,6 +223,7 @@ def chain_record(
         "evidence": _evidence(chain),
         "evidence_ranges": _ranges(chain),
     }
+    return bounded(record)
 
 
 def _who_and_what(chain: Chain) -> dict[str, Any]:
@@ -215,19 +231,24 @@ def _who_and_what(chain: Chain) -> dict[str, Any]:
     identities, sponsors, agents, classes = set(), set(), set(), set()
     pairs, hows = set(), set()
     handles: dict[tuple[str, str], str] = {}
-    workflow = parent = None
+    workflow = parent = actor = sponsor = None
     for record in chain.records:
-        actor, sponsor, correlation = record["actor"], record["sponsor"], record["correlation"]
-        identities.add(actor["subject"])
+        # Events of one producer share these objects: see `compiled`.
+        if record["actor"] is not actor or record["sponsor"] is not sponsor:
+            actor, sponsor = record["actor"], record["sponsor"]
+            subject = text(actor["subject"])
+            identities.add(subject)
+            if sponsor is not None:
+                sponsors.add(text(sponsor["subject"]))
+                if actor["kind"] != "human":
+                    pairs.add((subject, text(sponsor["subject"])))
         agents.add(record["agent_id"])
         classes.add(record["data_class"])
+        correlation = record["correlation"]
         hows.add(correlation["how"])
-        if sponsor is not None:
-            sponsors.add(sponsor["subject"])
-            if actor["kind"] != "human":
-                pairs.add((actor["subject"], sponsor["subject"]))
-        for handle in (*correlation["handles"], *record.get("handles", ())):
-            handles.setdefault((handle["kind"], handle["hash"]), record["event_id"])
+        if correlation["handles"] or record.get("handles"):
+            for handle in (*correlation["handles"], *record.get("handles", ())):
+                handles.setdefault((handle["kind"], handle["hash"]), record["event_id"])
         workflow = workflow or record["workflow_id"]
         parent = parent or record["parent_trace_id"]
     used = {record["credential_id"] for name in _CREDENTIALS for record in chain.of(name)}
@@ -236,16 +257,16 @@ def _who_and_what(chain: Chain) -> dict[str, Any]:
     return {
         "identities": sorted(identities),
         "sponsors": sorted(sponsors),
-        "agents": sorted(agent for agent in agents if agent),
-        "tools": sorted({*values(requests, "tool"), *values(executions, "tool")}),
-        "credentials": sorted(used),
+        "agents": sorted(text(agent) for agent in agents if agent),
+        "tools": sorted(map(text, {*values(requests, "tool"), *values(executions, "tool")})),
+        "credentials": sorted(map(text, used)),
         "workload_sponsors": [{"workload": w, "sponsor": s} for w, s in sorted(pairs)],
-        "data_class": _highest(classes),
-        "workflow_id": workflow,
-        "parent_trace_id": parent,
+        "data_class": text_or_none(_highest(classes)),
+        "workflow_id": text_or_none(workflow),
+        "parent_trace_id": text_or_none(parent),
         "correlation": max(hows, key=_CORRELATIONS.index, default="exact"),
         "handles": [
-            {"kind": kind, "hash": value, "event_id": event_id}
+            {"kind": text(kind), "hash": text(value), "event_id": event_id}
             for (kind, value), event_id in sorted(handles.items())
         ],
     }
@@ -277,7 +298,7 @@ def _root_order(record: Record) -> tuple[str, int, int, str]:
 
 def _producer(part: ProducerRange, chain: Chain) -> dict[str, Any]:
     return {
-        "producer_id": part.producer_id,
+        "producer_id": text(part.producer_id),
         "epoch": part.epoch,
         "events": part.events,
         "first_seq": part.first_seq,
@@ -289,7 +310,7 @@ def _producer(part: ProducerRange, chain: Chain) -> dict[str, Any]:
 
 def _model(response: Record) -> str:
     version = response["model_version"]
-    return f"{response['model'] or '?'}@{version}" if version else str(response["model"])
+    return text(f"{response['model'] or '?'}@{version}" if version else str(response["model"]))
 
 
 def _pairs(uses: list[Record]) -> list[dict[str, Any]]:
@@ -299,22 +320,24 @@ def _pairs(uses: list[Record]) -> list[dict[str, Any]]:
         pair = found.setdefault(
             key,
             {
-                "credential_id": key[0],
-                "agent_id": key[1],
-                "task_id": key[2],
-                "scope": key[3],
+                "credential_id": text(key[0]),
+                "agent_id": text_or_none(key[1]),
+                "task_id": text_or_none(key[2]),
+                "scope": text_or_none(key[3]),
                 "first_at": use["occurred_at"],
                 "last_at": use["occurred_at"],
             },
         )
+        # A use without a time, 0, came first in the order, and says nothing about when.
+        pair["first_at"] = pair["first_at"] or use["occurred_at"]
         pair["last_at"] = use["occurred_at"]
     return list(found.values())
 
 
 def _approval(record: Record) -> dict[str, Any]:
     return {
-        "approval_id": record["approval_id"],
-        "by": record["by"]["subject"],
+        "approval_id": text(record["approval_id"]),
+        "by": text(record["by"]["subject"]),
         "approval_kind": record["approval_kind"],
         "effect": record["effect"],
         "requested_at": record["requested_at"],
@@ -333,12 +356,16 @@ def _reference(finding: Finding) -> dict[str, Any]:
         "finding_id": finding.finding_id,
         "rule": finding.rule.name,
         "severity": finding.rule.severity,
-        "subject": finding.hit.subject,
+        "subject": text(finding.hit.subject),
     }
 
 
-def _evidence(chain: Chain) -> list[dict[str, Any]]:
-    return [_place(r) for r in chain.records] if len(chain.records) <= EVIDENCE_MAX else []
+def _evidence(chain: Chain) -> Items:
+    """Every event's place, in order of topic and offset, as the bytes that the record has."""
+    count = len(chain.records)
+    if not 0 < count <= EVIDENCE_MAX:
+        return Items()
+    return Items(write_varint(count) + chain.evidence)
 
 
 def _place(record: Record) -> dict[str, Any]:
@@ -382,16 +409,16 @@ def finding_record(
         "rule": finding.rule.name,
         "state": "open",
         "severity": finding.rule.severity,
-        "subject": finding.hit.subject,
-        "summary": finding.hit.summary,
+        "subject": text(finding.hit.subject),
+        "summary": text(finding.hit.summary),
         "expected": finding.rule.expected,
         "next_step": finding.rule.next_step,
         "controls": list(finding.rule.controls),
         "evidence": [_place(r) for r in finding.hit.events[:FINDING_EVIDENCE_MAX]],
         "chain_state": at.state,
-        "agent_id": first["agent_id"] if first else None,
-        "identity": first["actor"]["subject"] if first else None,
-        "sponsor": sponsor["subject"] if sponsor else None,
+        "agent_id": text_or_none(first["agent_id"]) if first else None,
+        "identity": text(first["actor"]["subject"]) if first else None,
+        "sponsor": text(sponsor["subject"]) if sponsor else None,
         "detected_at": at.judged_at_ms,
         "rules_version": RULES_VERSION,
         "rules_config_hash": config.digest,

@@ -4,7 +4,7 @@ import io
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from trailweave.deploy.output import cell, json_text, table
@@ -28,7 +28,6 @@ def test_controls_are_written_and_not_obeyed(text: str, shown: str) -> None:
     assert plain(text) == shown
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.text(st.characters()))
 def test_nothing_unprintable_comes_through(text: str) -> None:
     shown = plain(text)

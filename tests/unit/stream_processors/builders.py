@@ -167,3 +167,8 @@ def chain(*made: Made) -> Chain:
 def places(session: Session) -> set[tuple[int, int]]:
     """(topic, offset) of everything that a session holds."""
     return {(place >> OFFSET_BITS, place & ((1 << OFFSET_BITS) - 1)) for place in session.places}
+
+
+def as_stored(record: Record) -> Record:
+    """A chain record as whoever reads the sessions topic has it."""
+    return Decoder().decode(ENCODER.encode("chain", record))[1]

@@ -88,7 +88,7 @@ def agree(topic: str, key: bytes | None, value: bytes | None) -> bool:
     return accepted
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(sorted(EXAMPLES)))
 def test_join_and_load_agree_on_damaged_events(seed: int, name: str) -> None:
     chance = random.Random(seed)

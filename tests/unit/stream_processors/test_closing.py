@@ -13,6 +13,7 @@ from tests.unit.stream_processors.builders import (
     TRACE,
     Made,
     Trace,
+    as_stored,
     confirm,
     feed,
     lane,
@@ -101,4 +102,4 @@ def test_a_record_names_the_partition_of_its_lane() -> None:
     closing = close_first(held, "counts", other)
 
     assert closing is not None
-    assert {place["partition"] for place in closing.chain["evidence"]} == {3}
+    assert {place["partition"] for place in as_stored(closing.chain)["evidence"]} == {3}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from trailweave.stream_processors.ranges import GAPS_MAX, producer_ranges
+from trailweave.stream_processors.ranges import CONFLICTS_MAX, GAPS_MAX, producer_ranges
 
 
 def records(*numbers: int | None, producer: str = "p", epoch: int = 1) -> list[dict[str, object]]:
-    return [{"producer_id": producer, "producer_epoch": epoch, "trace_seq": n} for n in numbers]
+    return [
+        {"event_id": f"e{i}", "producer_id": producer, "producer_epoch": epoch, "trace_seq": n}
+        for i, n in enumerate(numbers)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,32 @@ def test_of_many_gaps_some_are_listed_and_all_are_counted() -> None:
     (found,) = producer_ranges(records(*range(1, 1000, 2)), ())["p"]
 
     assert (len(found.gaps), found.missing) == (GAPS_MAX, 500)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "conflicts"),
+    [((0, 1, 2), ()), ((0, 1, 1, 2), (1,)), ((0, 0, None, None, 5, 5), (0, 5)), ((None, None), ())],
+)
+def test_a_number_of_two_events_is_a_conflict(
+    numbers: tuple[int | None, ...], conflicts: tuple[int, ...]
+) -> None:
+    (found,) = producer_ranges(records(*numbers), ())["p"]
+
+    assert (found.conflicts, found.conflicting) == (conflicts, len(conflicts))
+
+
+def test_two_versions_of_one_event_are_no_conflict_of_its_number() -> None:
+    (found,) = producer_ranges(records(0, 1) + records(0), ())["p"]
+
+    assert (found.events, found.conflicts) == (3, ())
+
+
+def test_starts_of_a_producer_have_numbers_of_their_own() -> None:
+    both = producer_ranges(records(0, 1, epoch=1) + records(0, 1, epoch=2), ())["p"]
+
+    assert [part.conflicts for part in both] == [(), ()]
+
+
+def test_of_many_conflicts_some_are_listed_and_all_are_counted() -> None:
+    (found,) = producer_ranges(records(*(n // 2 for n in range(1000))), ())["p"]
+    assert (len(found.conflicts), found.conflicting) == (CONFLICTS_MAX, 500)

@@ -28,11 +28,12 @@ from tests.unit.stream_processors.builders import (
     CLOSING_DECODER,
     TOPICS,
     Trace,
+    as_stored,
     places,
     source,
 )
 
-SEEDS: Final = 300
+SEEDS: Final = 250
 #: Each rule switched off must be caught within so many runs.
 CONTROL_SEEDS: Final = 150
 ROUNDS: Final = 12
@@ -205,7 +206,10 @@ class Run:
             self.lane.close(session)
             work.closed.append((session, closing.kind))
             held = places(session)
-            evidence = {(TOPICS.index(e["topic"]), e["offset"]) for e in closing.chain["evidence"]}
+            evidence = {
+                (TOPICS.index(e["topic"]), e["offset"])
+                for e in as_stored(closing.chain)["evidence"]
+            }
             refused = {(r.topic, r.offset) for r in closing.refused}
             if not evidence | refused <= held or evidence & refused:
                 raise WrongError("a record names events that it does not hold")

@@ -10,6 +10,7 @@ from trailweave.schemas.codec import Decoder
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import verdict
 from trailweave.stream_processors.chain import Chain
+from trailweave.stream_processors.ranges import CONFLICTS_MAX, GAPS_MAX
 from trailweave.stream_processors.rules import RULES
 from trailweave.stream_processors.rules.rule import Hit, rule
 from trailweave.stream_processors.verdict import (
@@ -22,7 +23,15 @@ from trailweave.stream_processors.verdict import (
     unjudged,
 )
 
-from tests.unit.stream_processors.builders import ENCODER, TRACE, Made, Trace, chain
+from tests.unit.stream_processors.builders import (
+    ENCODER,
+    START_US,
+    TRACE,
+    Made,
+    Trace,
+    as_stored,
+    chain,
+)
 
 CONFIG = RulesConfig()
 ALL_SOURCES = ["agent", "gateway", "policy", "vault", "downstream"]
@@ -59,6 +68,43 @@ def test_a_conflict_makes_a_session_incomplete() -> None:
     found = judged(*made, other)
 
     assert (found.completeness, [m["what"] for m in found.missing]) == ("incomplete", ["conflict"])
+
+
+def test_two_events_with_one_sequence_make_a_session_incomplete() -> None:
+    trace = Trace()
+    made = trace.whole()
+    trace.sequences.clear()
+    other = trace.event("session_started")
+    found = judged(*made, other)
+
+    assert (found.completeness, found.missing) == (
+        "incomplete",
+        [
+            {
+                "what": "conflict",
+                "subject": "agent-1",
+                "detail": "two different events have the sequence 0",
+            }
+        ],
+    )
+
+
+def test_what_is_missing_beyond_the_listed_gaps_is_counted() -> None:
+    found = judged(
+        *(Trace(number=n).event("prompt_submitted", trace_seq=2 * n) for n in range(300))
+    )
+
+    assert found.missing[-1]["detail"] == f"{299 - GAPS_MAX} more sequence numbers never arrived"
+
+
+def test_a_conflict_beyond_the_listed_ones_is_counted() -> None:
+    trace = Trace()
+    made = [trace.event("prompt_submitted", trace_seq=n // 2) for n in range(400)]
+
+    assert [m["detail"] for m in judged(*made).missing[-2:]] == [
+        f"two different events have the sequence {CONFLICTS_MAX - 1}",
+        f"so have {200 - CONFLICTS_MAX} more sequence numbers",
+    ]
 
 
 def without_end(t: Trace) -> list[Made]:
@@ -173,13 +219,36 @@ def test_a_long_chain_lists_ranges_and_root_only(monkeypatch: pytest.MonkeyPatch
     trace = Trace()
     made = [trace.event("prompt_submitted") for _ in range(6)]
     short, long = chain(*made[:5]), chain(*made)
-    records = [chain_record(c, judge(c, CONFIG), AT, CONFIG) for c in (short, long)]
+    records = [as_stored(chain_record(c, judge(c, CONFIG), AT, CONFIG)) for c in (short, long)]
 
     assert [len(r["evidence"]) for r in records] == [5, 0]
     assert records[1]["evidence_ranges"] == [
         {"topic": "trailweave.prompts", "partition": 0, "first": 0, "last": 5, "events": 6}
     ]
     assert len(records[1]["root"]) == 32
+
+
+def test_the_worst_findings_come_first() -> None:
+    trace = Trace()
+    made = [
+        trace.event("session_started", expected_sources=ALL_SOURCES, trace_seq=1),
+        trace.event("model_responded", proposed=[{"call_id": "never", "tool": "x"}]),
+        trace.event("tool_executed", call_id="ghost"),
+    ]
+    severities = [f.rule.severity for f in judged(*made).findings]
+
+    assert severities == sorted(severities, key=verdict.SEVERITIES.index, reverse=True)
+    assert len(set(severities)) > 1
+
+
+def test_events_without_a_time_say_nothing_about_when_a_session_ran() -> None:
+    trace = Trace()
+    made = [trace.event("credential_used", occurred_at=0), trace.event("credential_used", 5)]
+    no_time = chain(trace.event("session_started", occurred_at=0), trace.ended(occurred_at=0))
+    record, none = (chain_record(c, judge(c, CONFIG), AT, CONFIG) for c in (chain(*made), no_time))
+
+    assert record["started_at"] == record["pairs"][0]["first_at"] == START_US + 5_000_000
+    assert (none["started_at"], none["ended_at"]) == (None, None)
 
 
 def test_sums_that_no_long_can_hold_do_not_stop_the_record() -> None:

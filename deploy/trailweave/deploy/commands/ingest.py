@@ -59,11 +59,20 @@ def ingest(
         _print_events(work.dry_run(files, name, context), given.json)
         return
     from trailweave.deploy.output import print_json, progress
+    from trailweave.deploy.registry import writer
     from trailweave.deploy.sender import Sender
 
+    encoder = writer(given.settings)
     with progress("reading records", None) as told, Sender(given.settings, "ingest") as sender:
         sender.publish_schemas()
-        report = work.ingest(files, name, context, sender.send, lambda so_far: told(so_far.records))
+        report = work.ingest(
+            files,
+            name,
+            context,
+            sender.send,
+            lambda so_far: told(so_far.records),
+            encoder=encoder,
+        )
     if given.json:
         print_json(report.as_json())
     else:

@@ -34,11 +34,13 @@ def simulate(
     from trailweave.deploy.fleet.labels import write_labels
     from trailweave.deploy.fleet.send import FleetProducer, send_fleet
     from trailweave.deploy.output import print_json, progress
+    from trailweave.deploy.registry import writer
     from trailweave.deploy.settings import BOOTSTRAP
 
     config = given.settings.kafka_config()
     require_topics(given.settings, "send the fleet")
-    fleet = Fleet(sessions, seed, int(time.time() * 1_000_000), anomalies)
+    now_us = int(time.time() * 1_000_000)
+    fleet = Fleet(sessions, seed, now_us, anomalies, writer=writer(given.settings))
     with (
         kafka_errors(given.settings, "send the fleet"),
         progress("sending events", None) as told,

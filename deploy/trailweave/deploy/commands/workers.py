@@ -20,6 +20,7 @@ _HOST = setting("--metrics-host", "metrics.host", str, "Where it listens (defaul
 @setting("--slot", "join.slot", click.IntRange(0), "Number of this process among its group's.")
 @setting("--grace-s", "join.grace_s", float, "From a session's end to its close (default: 30).")
 @setting("--idle-s", "join.idle_s", float, "Close without an event for so long (default: 900).")
+@setting("--closers", "join.closers", click.IntRange(0), "Child processes that close sessions.")
 @setting("--rules", "rules.path", click.Path(dir_okay=False), "rules.toml.")
 @_PORT
 @_HOST

@@ -22,6 +22,7 @@ from trailweave.deploy.fleet.corrupt import CORRUPTIONS
 from trailweave.deploy.fleet.labels import Label
 from trailweave.deploy.fleet.stories import STORY_US_MAX, tell
 from trailweave.deploy.fleet.story import Recorded, Story, encoder, new_event_id, records
+from trailweave.schemas.codec import Encoder
 from trailweave.schemas.events import event_types
 
 #: By the fleet's clock a session starts this often: some hundreds are open at a time.
@@ -54,6 +55,7 @@ class Fleet:
 
     Nothing happens later than `base_time_us`. The same arguments give the same bytes. With no
     anomalies there are no corrupt records either; duplicates and late arrivals there are always.
+    `writer` encodes what is no corrupt record: with another framing, for one.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Fleet:
         base_time_us: int,
         anomalies: float = 0.05,
         tenants: Mapping[str, float] = DEFAULT_TENANTS,
+        writer: Encoder | None = None,
     ) -> None:
         if sessions < 0 or not 0 <= anomalies <= 1:
             raise ValueError(f"couldn't plan {sessions} sessions with a share of {anomalies}")
@@ -75,7 +78,7 @@ class Fleet:
         self._companies = [company(name, base_time_us) for name in tenants]
         self._shares = list(tenants.values())
         self._topics = {name: kind.topic for name, kind in event_types().items()}
-        self._encoder = encoder()
+        self._encoder = writer or encoder()
 
     def __iter__(self) -> Iterator[Sent]:
         self.labels = []
@@ -150,7 +153,8 @@ class Fleet:
             "trace_id": trace_id,
             "event_id": new_event_id(like.record["occurred_at"], pick),
         }
-        value = self._encoder.encode(like.step.name, record)
+        # Of one framing always: it is spoiled by bytes.
+        value = encoder().encode(like.step.name, record)
         key, value = CORRUPTIONS[code](trace_id.encode(), value, pick)
         tenant = record["tenant"]
         self.labels.append(Label(trace_id, tenant, "stray", code, (), None, 0, 0, (code,)))

@@ -19,6 +19,7 @@ from trailweave.deploy.local.clickhouse_errors import from_engine, own
 from trailweave.deploy.local.clickhouse_statement import (
     Insert,
     Options,
+    is_select,
     quote,
     quote_name,
     result_format,
@@ -109,7 +110,8 @@ class Engine:
             if kind["statement_count"] > 1:
                 raise own(62, "SYNTAX_ERROR", "Syntax error: Multi-statements are not allowed")
             params = dict(options.parameters)
-            if streamable and kind["query_class"].name == "READ_ONLY" and not options.wait_end:
+            reads = kind["query_class"].name == "READ_ONLY" and is_select(statement)
+            if streamable and reads and not options.wait_end:
                 yield from self._stream(connection, statement, named, params, summary)
                 return
             result = connection.query(statement, named, params=params)

@@ -32,6 +32,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SESSION_STATE = re.compile(r"\s*(?:SET\s+(?!ROLE\b|DEFAULT\b)|USE\s)", re.IGNORECASE)
 _TEMPORARY = re.compile(r"\s*CREATE\s+(?:OR\s+REPLACE\s+)?TEMPORARY\s", re.IGNORECASE)
 _INSERT = re.compile(rb"INSERT\b", re.IGNORECASE)
+_SELECT = re.compile(rb"(?:SELECT|WITH|FROM)\b", re.IGNORECASE)
 # Strings, quoted names and comments are stepped over as a whole; so a FORMAT inside is no FORMAT.
 _TOKEN = re.compile(
     rb"""(?P<space>\s+|--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
@@ -111,6 +112,15 @@ def result_format(statement: str, default: str) -> tuple[str, bool]:
         return default, default.lower() in _STREAMABLE
     # The word may also stand in a string; then the result is only not streamed.
     return named[-1], all(name.lower() in _STREAMABLE for name in named)
+
+
+def is_select(statement: str) -> bool:
+    """Whether the engine can give the result in pieces: it does that for no SHOW or EXPLAIN."""
+    text = statement.encode()
+    position = _skip_space(text, 0)
+    while text[position : position + 1] == b"(":
+        position = _skip_space(text, position + 1)
+    return _SELECT.match(text, position) is not None
 
 
 def is_session_state(statement: str) -> bool:

@@ -8,7 +8,8 @@ SELECT
         AS dead_letters_not_stored,
     (SELECT uniqExactIf((topic, partition, offset), stage = 'join' AND trace_id = '')
      FROM dead_letters) AS dead_letters_alone,
-    (SELECT uniqExact(tenant, trace_id) FROM chains WHERE kind != 'open') AS sessions,
+    (SELECT uniqExact(tenant, trace_id) FROM chains WHERE kind != 'open' AND events > 0)
+        AS sessions,
     (SELECT sum(events + duplicates + dead_lettered) FROM chains WHERE kind != 'open')
         AS events_judged,
     (SELECT sum(duplicates) FROM chains WHERE kind != 'open') AS duplicates,

@@ -1,4 +1,5 @@
--- Sessions by their latest verdict, newest first. '' asks for any.
+-- Sessions by their latest verdict, newest first. '' asks for any. What consists of dead letters
+-- only is no session: its trace id may be as wrong as the rest of it; `dead-letters` lists it.
 SELECT
     tenant, trace_id, state, close_reason, completeness, highest_severity, agents, identities,
     sponsors, credentials, tools, models, events, duplicates, dead_lettered, tool_calls,
@@ -7,7 +8,8 @@ SELECT
     arrayMap(f -> f.rule, c.findings) AS findings,
     arrayMap(lack -> (lack.what, lack.subject, lack.detail), c.missing) AS missing
 FROM chains_latest AS c
-WHERE ({tenant:String} = '' OR tenant = {tenant:String})
+WHERE events > 0
+  AND ({tenant:String} = '' OR tenant = {tenant:String})
   AND ({agent:String} = '' OR has(agents, {agent:String}))
   AND ({identity:String} = '' OR has(identities, {identity:String})
        OR has(sponsors, {identity:String}))

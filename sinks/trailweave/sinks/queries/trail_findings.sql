@@ -6,9 +6,4 @@ SELECT
         AS evidence
 FROM findings_latest
 WHERE tenant = {tenant:String} AND trace_id = {trace:String} AND state = 'open'
-  -- The view keeps a finding's latest state, so only a filter on the finding's id reaches its rows.
-  AND finding_id IN
-  (
-      SELECT finding_id FROM findings WHERE tenant = {tenant:String} AND trace_id = {trace:String}
-  )
 ORDER BY indexOf(['critical', 'high', 'medium', 'low'], severity), rule, subject

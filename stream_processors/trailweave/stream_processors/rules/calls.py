@@ -17,16 +17,17 @@ def _origin(chain: Chain, call_id: str) -> list[str]:
     return calls
 
 
-def _started_at(record: Record) -> int:
-    started = record.get("started_at")
-    return int(record["occurred_at"] if started is None else started)
+def _started_at(record: Record) -> int | None:
+    """When a call began; None when nobody says, as in translated records without a time."""
+    return record.get("started_at") or record["occurred_at"] or None
 
 
 def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
-    """The effective decision of a call for what started at `at` (None: at the end).
+    """The effective decision of a call for what started at `at` (None: after all of them).
 
     Per engine and policy the last enforced decision counts; among them a denial wins; an approval
-    given after the denial lifts it.
+    given after the denial lifts it. A decision without a time counts as made before the start, and
+    neither replaces those of its policy that have one nor is replaced by them.
     """
     made = [
         decision
@@ -36,13 +37,14 @@ def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
     ]
     if not made:
         return None
-    last: dict[tuple[str, str | None], Record] = {}
+    last: dict[tuple[str, str | None, bool], Record] = {}
     for decision in made:
-        known = last.setdefault((decision["engine"], decision["policy_id"]), decision)
+        policy = (decision["engine"], decision["policy_id"], decision["occurred_at"] == 0)
+        known = last.setdefault(policy, decision)
         if decision["occurred_at"] > known["occurred_at"] or (
             decision["occurred_at"] == known["occurred_at"] and decision["effect"] == "deny"
         ):
-            last[decision["engine"], decision["policy_id"]] = decision
+            last[policy] = decision
     denials = [d for d in last.values() if d["effect"] == "deny"]
     if not denials:
         newest = max(last.values(), key=lambda d: d["occurred_at"])
@@ -52,10 +54,13 @@ def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
 
 
 def _approved(chain: Chain, call_id: str, after: int, before: int | None) -> bool:
-    """Whether somebody allowed the call after its denial and before it started."""
+    """Whether somebody allowed the call after its denial and before it started.
+
+    An approval without a time counts as such a one: approvals answer denials.
+    """
     return any(
         approval["effect"] == "allow"
-        and approval["occurred_at"] >= after
+        and (approval["occurred_at"] == 0 or approval["occurred_at"] >= after)
         and (before is None or approval["occurred_at"] <= before)
         and (approval["valid_until"] is None or (before or 0) <= approval["valid_until"])
         for call in _origin(chain, call_id)
@@ -95,6 +100,11 @@ def denied_but_executed(chain: Chain) -> Iterator[Hit]:
     Effective is the last enforced decision per policy before the call started; a denial wins over
     other policies; an approval or override given in between lifts it. A retry stands under the
     denial of the call it repeats.
+
+    A time that is not known hides no denial and makes none of an approval: a denial without a time
+    stands whatever else its policy said, an allowance without a time replaces no denial, an
+    approval without a time lifts one, and for a call whose start is not known all of them were
+    made before it.
     """
     if not any(d["effect"] == "deny" for made in chain.decisions.values() for d in made):
         return
@@ -178,7 +188,11 @@ def ghost_action(chain: Chain) -> Iterator[Hit]:
     next_step="ask the downstream system whether the call arrived, and what came of it",
 )
 def outcome_missing(chain: Chain) -> Iterator[Hit]:
-    """A call with a side effect was requested and not denied, and nothing says how it ended."""
+    """A call with a side effect was requested and not denied, and nothing says how it ended.
+
+    Not denied: by the last word on it. A denial without a time stands, for it may have been that;
+    an approval without a time lifts a denial.
+    """
     waiting = {
         r["call_id"]
         for r in chain.of("approval_requested")

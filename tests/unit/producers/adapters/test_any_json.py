@@ -69,9 +69,7 @@ def replaced(value: Any, place: tuple[Any, ...], by: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_in_any_place_ends_as_events_a_reason_or_malformed(
     name: str, vectors: Path, context_of: ContextOf, data: st.DataObject

@@ -4,7 +4,7 @@ import json
 from io import BytesIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trailweave.producers.adapters import files
 from trailweave.producers.adapters.files import Piece, decode_prefixed, split
@@ -83,14 +83,12 @@ def test_what_stands_before_a_line_is_passed_over_where_a_writer_puts_something_
     assert decode_prefixed(b'@cee: {"a":1}') == {"a": 1}
 
 
-@settings(max_examples=40)
 @given(st.binary(max_size=60))
 def test_any_bytes_end_as_records_or_as_broken(raw: bytes) -> None:
     for piece in split(BytesIO(raw)):
         assert piece.line >= 1
 
 
-@settings(max_examples=40)
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=8), max_size=3), max_size=5))
 def test_every_array_comes_out_as_its_elements(rows: list[dict[str, str]]) -> None:
     assert values(json.dumps(rows, indent=1)) == rows

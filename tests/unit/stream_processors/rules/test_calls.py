@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from trailweave.stream_processors.rules import RULES
@@ -176,6 +177,76 @@ GHOST: list[tuple[str, Events, list[str]]] = [
     ),
 ]
 
+#: A record translated without a time has 0.
+UNKNOWN: dict[str, Any] = {"occurred_at": 0}
+
+DENIED_WITHOUT_TIME: list[tuple[str, Events, list[str]]] = [
+    ("the denial has no time", lambda t: [decided(t, "deny", **UNKNOWN), ran(t)], ["c"]),
+    ("the run has no time", lambda t: [decided(t, "deny"), ran(t, **UNKNOWN)], ["c"]),
+    (
+        "neither has a time",
+        lambda t: [decided(t, "deny", **UNKNOWN), ran(t, **UNKNOWN)],
+        ["c"],
+    ),
+    (
+        "the run's start is known",
+        lambda t: [decided(t, "deny", 2), ran(t, started_at=START_US, **UNKNOWN)],
+        [],
+    ),
+    (
+        "an allowance hides no denial without a time",
+        lambda t: [decided(t, "deny", **UNKNOWN), decided(t, "allow", 1), ran(t)],
+        ["c"],
+    ),
+    (
+        "an allowance without a time hides no denial",
+        lambda t: [decided(t, "deny", 1), decided(t, "allow", **UNKNOWN), ran(t)],
+        ["c"],
+    ),
+    (
+        "an approval without a time lifts a denial",
+        lambda t: [decided(t, "deny"), approval(t, "allow", 2, **UNKNOWN), ran(t)],
+        [],
+    ),
+    (
+        "an approval lifts a denial without a time",
+        lambda t: [decided(t, "deny", **UNKNOWN), approval(t, "allow", 2), ran(t)],
+        [],
+    ),
+    (
+        "for a run without a time the last word counts",
+        lambda t: [decided(t, "deny", 1), decided(t, "allow", 2), ran(t, **UNKNOWN)],
+        [],
+    ),
+    (
+        "approved, and the run has no time",
+        lambda t: [decided(t, "deny", 1), approval(t, "allow", 2), ran(t, **UNKNOWN)],
+        [],
+    ),
+    (
+        "allowed, nothing has a time",
+        lambda t: [decided(t, "allow", **UNKNOWN), ran(t, **UNKNOWN)],
+        [],
+    ),
+]
+
+OUTCOME_WITHOUT_TIME: list[tuple[str, Events, list[str]]] = [
+    (
+        "denied, when is unknown",
+        lambda t: [
+            decided(t, "deny", **UNKNOWN), decided(t, "allow", 1), asked(t, side_effect=True)
+        ],
+        [],
+    ),
+    (
+        "denied, then approved at an unknown time",
+        lambda t: [
+            decided(t, "deny", 1), approval(t, "allow", 2, **UNKNOWN), asked(t, side_effect=True)
+        ],
+        ["c"],
+    ),
+]  # fmt: skip
+
 OUTCOME: list[tuple[str, Events, list[str]]] = [
     ("no outcome", lambda t: [asked(t, side_effect=True)], ["c"]),
     ("allowed, no outcome", lambda t: [decided(t, "allow"), asked(t, side_effect=True)], ["c"]),
@@ -206,10 +277,10 @@ CASES = [
     pytest.param(RULE[name], events, expected, id=f"{name}: {what}")
     for name, table in {
         "exec_without_decision": WITHOUT_DECISION,
-        "denied_but_executed": DENIED,
+        "denied_but_executed": DENIED + DENIED_WITHOUT_TIME,
         "hallucinated_call": HALLUCINATED,
         "ghost_action": GHOST,
-        "outcome_missing": OUTCOME,
+        "outcome_missing": OUTCOME + OUTCOME_WITHOUT_TIME,
     }.items()
     for what, events, expected in table
 ]

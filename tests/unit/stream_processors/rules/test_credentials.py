@@ -44,7 +44,38 @@ CASES: list[tuple[str, Events, list[str]]] = [
         lambda t: [given(t, 0, 5, credential_id="other"), given(t, 6, None, "used")],
         [],
     ),
-]
+    (
+        "the use has no time",
+        lambda t: [given(t, 0, 5), given(t, 6, 5, "used", occurred_at=0)],
+        [],
+    ),
+    (
+        "only an issue without a time, and its expiry is past",
+        lambda t: [given(t, 0, 5, occurred_at=0), given(t, 6, None, "used")],
+        ["k"],
+    ),
+    (
+        "renewed for long at an unknown time",
+        lambda t: [
+            given(t, 0, 5), given(t, 4, 9, "renewed", occurred_at=0), given(t, 6, None, "used")
+        ],
+        [],
+    ),
+    (
+        "issued for long at an unknown time, the last renewal is past",
+        lambda t: [
+            given(t, 0, 9, occurred_at=0), given(t, 4, 5, "renewed"), given(t, 6, None, "used")
+        ],
+        [],
+    ),
+    (
+        "all expiries are past, whenever they were given",
+        lambda t: [
+            given(t, 0, 5), given(t, 4, 5.5, "renewed", occurred_at=0), given(t, 6, None, "used")
+        ],
+        ["k"],
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("events", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])

@@ -1,0 +1,385 @@
+"""Closings on several cores: a join worker's child processes, and its own share. Edge.
+
+Decoding, rules, hashes and encoding are three quarters of a worker's time, and pure Python on one
+core. `Closers.close` splits what is due between the children and the worker itself, waits for all
+of it, and gives it back in the order in which it was due. A child holds no state and talks to
+nobody but its worker: the records are the same bytes, whoever made them. Whatever goes wrong with
+a child, the worker still has its sessions and closes them itself.
+"""
+
+import atexit
+import contextlib
+import gc
+import heapq
+import logging
+import pickle
+import signal
+import socket
+import struct
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.context import SpawnProcess
+from typing import Final, Literal, NamedTuple
+
+from trailweave.schemas import events
+from trailweave.schemas.codec import Encoder
+from trailweave.stream_processors.chain import Source, event_decoder
+from trailweave.stream_processors.closing import Sealed, close, seal
+from trailweave.stream_processors.lanes import Lane
+from trailweave.stream_processors.session import Session
+from trailweave.stream_processors.verdict import RulesConfig
+
+log = logging.getLogger(__name__)
+
+#: Fewer events than this are closed before a child would have answered.
+EVENTS_MIN: Final = 300
+#: What is shared out at once: bounds what worker and children hold beside the sessions themselves.
+ROUND_BYTES_MAX: Final = 64 * 1024 * 1024
+#: A child that neither reads nor answers for so long is ended; below `max.poll.interval.ms`.
+STALL_S: Final = 60
+#: Between two starts of children that ended before they were ready.
+RESTART_WAIT_S: Final = 30.0
+#: Both ends of a pipe: a share is sent in fewer turns of its two processes.
+_PIPE_BYTES: Final = 1024 * 1024
+
+#: Allocations between collections. The defaults visit the values of open sessions again and again,
+#: which are no garbage until their session closes, and hold no cycles then: 4 to 8 % of the time.
+GC_THRESHOLDS: Final = (20_000, 20, 50)
+
+_READY: Final = b"ready"
+#: Sent by the terminal or the service manager to all of the group; the worker decides.
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM)
+_BUILT_IN: Final = frozenset(kind.fingerprint for kind in events.all_types())
+
+
+class Due(NamedTuple):
+    """A session that a lane wants closed."""
+
+    lane: Lane
+    session: Session
+    reason: str
+
+
+class Job(NamedTuple):
+    """What a child is told of one of them."""
+
+    reason: str
+    key: bytes
+    values: list[bytes]
+    places: "array[int]"
+    times: "array[int]"
+    clock_ms: int
+    number: int
+    partition: int
+
+
+#: None: not to be closed yet. `elsewhere`: the worker must close it.
+Answer = Sealed | Literal["elsewhere"] | None
+
+#: Closes one session in the worker; None when it is not to be closed yet.
+Here = Callable[[Due], Sealed | None]
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """Garbage collection as it pays for a process that holds sessions."""
+    thresholds = gc.get_threshold()
+    # What is loaded by now stays.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    process: SpawnProcess
+    pipe: Connection
+    ready: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Closers:
+    """The children of one worker, up to `count`; 0: it closes everything itself.
+
+    They start with the first batch that is large enough, and batches are closed without them until
+    they are ready. Not thread-safe.
+    """
+
+    count: int
+    config: RulesConfig
+    #: Called for each child that ended by itself.
+    on_lost: Callable[[], None] = lambda: None
+    _children: list[_Child] = field(default_factory=list)
+    #: Monotonic time before which no child is started.
+    _start_at: float = 0.0
+
+    @property
+    def ready(self) -> int:
+        """How many children take part."""
+        return sum(child.ready for child in self._children)
+
+    def close(self, due: Iterable[Due], here: Here) -> list[tuple[Lane, Sealed]]:
+        """Close sessions and have their lanes forget them; what is not to be closed yet stays.
+
+        In the order of `due`. Raises what `here` raises.
+        """
+        self._tend()
+        closings = []
+        for part in _rounds(due):
+            answers = self._answers(part, here)
+            for index, item in enumerate(part):
+                # A session may be due twice, for its counts and for its deadline.
+                if item.session.closed:
+                    continue
+                answer = answers.get(index, "elsewhere")
+                sealed = here(item) if answer == "elsewhere" else answer
+                if sealed is not None:
+                    item.lane.close(item.session)
+                    closings.append((item.lane, sealed))
+        return closings
+
+    def stop(self) -> None:
+        """End the children; they hold nothing. `close` may start new ones."""
+        atexit.unregister(self.stop)
+        for child in self._children:
+            _end(child)
+        self._children.clear()
+
+    # --- sharing out ---
+
+    def _answers(self, due: list[Due], here: Here) -> dict[int, Answer]:
+        """Answers by index in `due`; none for what only the worker may close, or is too little."""
+        sizes = _sizes(due) if self.count else {}
+        if sum(len(due[index].session.values) for index in sizes) < EVENTS_MIN:
+            return {}
+        self._start()
+        children = [child for child in self._children if child.ready]
+        own, *shares = _balanced(sizes, len(children) + 1)
+        answers: dict[int, Answer] = {}
+        try:
+            sent = [
+                (child, share)
+                for child, share in zip(children, shares, strict=True)
+                if share and self._send(child, [_job(due[index]) for index in share])
+            ]
+            for index in own:
+                answers[index] = here(due[index])
+            for child, share in sent:
+                answers.update(zip(share, self._receive(child), strict=False))
+        except BaseException:
+            # An answer that nobody waits for any more must not meet the next question.
+            self.stop()
+            raise
+        return answers
+
+    def _send(self, child: _Child, jobs: list[Job]) -> bool:
+        try:
+            child.pipe.send_bytes(pickle.dumps(jobs, pickle.HIGHEST_PROTOCOL))
+        except OSError:
+            self._lost(child)
+            return False
+        return True
+
+    def _receive(self, child: _Child) -> list[Answer]:
+        """The child's answers; none if it is lost: the worker then closes its share."""
+        try:
+            if not child.pipe.poll(STALL_S):
+                raise TimeoutError
+            answers: list[Answer] = pickle.loads(child.pipe.recv_bytes())  # noqa: S301 - our child
+        except (OSError, EOFError):
+            self._lost(child)
+            return []
+        return answers
+
+    # --- the children's lives ---
+
+    def _tend(self) -> None:
+        """Notice who is ready by now, and who has ended."""
+        for child in list(self._children):
+            try:
+                if not child.ready and child.pipe.poll():
+                    child.ready = child.pipe.recv_bytes() == _READY
+            except (OSError, EOFError):
+                self._lost(child)
+            else:
+                if not child.process.is_alive():
+                    self._lost(child)
+
+    def _start(self) -> None:
+        if len(self._children) == self.count or time.monotonic() < self._start_at:
+            return
+        # Before multiprocessing's own: it would wait for children that nobody told to end.
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+        try:
+            while len(self._children) < self.count:
+                self._children.append(_started(self.config))
+        except OSError as error:
+            self._start_at = time.monotonic() + RESTART_WAIT_S
+            log.warning("couldn't start a child for closings: %s", error)
+
+    def _lost(self, child: _Child) -> None:
+        self._children.remove(child)
+        if not child.ready:
+            # It would not fare better at once, and every batch would start one.
+            self._start_at = time.monotonic() + RESTART_WAIT_S
+        self.on_lost()
+        log.warning("a child for closings ended with %s; going on without it", _end(child))
+
+
+def _started(config: RulesConfig) -> _Child:
+    ours, theirs = Pipe()
+    try:
+        with socket.fromfd(ours.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
+            # A child that was stopped and not ended would otherwise block the worker for ever.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_S, 0))
+        # Spawned: librdkafka's threads are no company for a fork.
+        process = get_context("spawn").Process(
+            target=serve, args=(theirs, config), name="closer", daemon=True
+        )
+        # It would unblock the signals below if it were started by `start`.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+        try:
+            # With the signals blocked, until it ignores them by itself.
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        # Who holds the child's end open does not see it end.
+        theirs.close()
+    return _Child(process, ours)
+
+
+def _end(child: _Child) -> int | None:
+    """End a child and reap it; its exit code."""
+    child.pipe.close()
+    child.process.kill()
+    child.process.join()
+    code = child.process.exitcode
+    child.process.close()
+    return code
+
+
+def _rounds(due: Iterable[Due]) -> Iterator[list[Due]]:
+    part, size = [], 0
+    for item in due:
+        part.append(item)
+        size += sum(map(len, item.session.values))
+        if size >= ROUND_BYTES_MAX:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _sizes(due: list[Due]) -> dict[int, int]:
+    """Index and bytes of each session that a child may close.
+
+    Not one with an event of a schema that is not built in: whether that counts is asked of Kafka.
+    """
+    sizes, seen = {}, set()
+    for index, (_, session, _) in enumerate(due):
+        if id(session) in seen or not _BUILT_IN.issuperset({v[2:10] for v in session.values}):
+            continue
+        seen.add(id(session))
+        sizes[index] = sum(map(len, session.values))
+    return sizes
+
+
+def _balanced(sizes: dict[int, int], count: int) -> list[list[int]]:
+    """The indexes in `count` shares of about as many bytes: the largest first, to the smallest."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0, number) for number in range(count)]
+    for index in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        size, number = loads[0]
+        shares[number].append(index)
+        heapq.heapreplace(loads, (size + sizes[index], number))
+    return shares
+
+
+def _job(due: Due) -> Job:
+    lane, session, reason = due
+    return Job(
+        reason,
+        session.key,
+        session.values,
+        session.places,
+        session.times,
+        lane.clock_ms(),
+        lane.number,
+        lane.index,
+    )
+
+
+# --- in the child ---
+
+
+class _ElsewhereError(Exception):
+    """The session holds an event that only the worker can judge."""
+
+
+class _Then(NamedTuple):
+    """A lane as its job says."""
+
+    number: int
+    at_ms: int
+
+    def clock_ms(self) -> int:
+        return self.at_ms
+
+
+class Desk:
+    """Closes jobs; made once per child."""
+
+    def __init__(self, config: RulesConfig) -> None:
+        self._config = config
+        self._encoder = Encoder()
+        self._decoder = event_decoder()
+        self._sources: dict[int, Source] = {}
+
+    def answer(self, job: Job) -> Answer:
+        """The session's records, as the worker itself would make them."""
+        session = Session(job.key, [], job.values, job.places, job.times)
+        then = _Then(job.number, job.clock_ms)
+        try:
+            closing = close(session, job.reason, then, self._source(job.partition), self._config)
+        except _ElsewhereError:
+            return "elsewhere"
+        return None if closing is None else seal(closing, self._encoder)
+
+    def _source(self, partition: int) -> Source:
+        if partition not in self._sources:
+            topics = events.event_topics()
+            self._sources[partition] = Source(topics, partition, self._decoder, _elsewhere)
+        return self._sources[partition]
+
+
+def _elsewhere(_key: bytes, _recorded_ms: int) -> bool:
+    raise _ElsewhereError
+
+
+def serve(pipe: Connection, config: RulesConfig) -> None:
+    """A child's life: answers until the worker closes its end, or is gone."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
+    desk = Desk(config)
+    with rare_collections(), contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(_READY)
+        while True:
+            jobs: list[Job] = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our worker
+            answers = [desk.answer(job) for job in jobs]
+            pipe.send_bytes(pickle.dumps(answers, pickle.HIGHEST_PROTOCOL))

@@ -1,0 +1,277 @@
+"""What the tests of the join on real Kafka share: topics, workers in threads, and a checker.
+
+The checker reads only what was stored, as any outsider would: the event topics, and the sessions,
+findings and dead letters that were committed. It shares no state with the join.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from trailweave.schemas import events
+from trailweave.schemas.codec import Decoder
+from trailweave.schemas.standing import WriterStandings
+from trailweave.schemas.topics import load_topics
+from trailweave.stream_processors.join import JoinSettings, run
+from trailweave.stream_processors.metrics import JoinMetrics
+from trailweave.stream_processors.session import ClosingTimes
+
+from tests.unit.stream_processors.builders import Made
+
+DEADLINE_S: Final = 40.0
+#: The least that a broker allows by default.
+SESSION_TIMEOUT_S: Final = 6.0
+TIMES: Final = ClosingTimes(grace_ms=1_000, idle_ms=2_500, unknown_schema_wait_ms=1_000)
+
+Place = tuple[str, int, int]
+
+
+def until(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> bool:
+    end = time.monotonic() + deadline_s
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return met
+
+
+def make_topics(address: str, lanes: int) -> None:
+    admin = AdminClient({"bootstrap.servers": address})
+    wanted = [
+        NewTopic(topic.name, topic.partitions, 1, config=dict(topic.config))
+        for topic in load_topics(lanes)
+    ]
+    for made in admin.create_topics(wanted).values():
+        made.result(DEADLINE_S)
+
+
+def join_settings(address: str, slot: int = 0, **settings: Any) -> JoinSettings:
+    return JoinSettings(
+        {"bootstrap.servers": address},
+        slot=slot,
+        **{"times": TIMES, "session_timeout_s": SESSION_TIMEOUT_S, "linger_s": 0.1, **settings},
+    )
+
+
+@dataclass
+class Worker:
+    """`join.run` in a thread, as a process would run it."""
+
+    settings: JoinSettings
+    metrics: JoinMetrics = field(default_factory=JoinMetrics)
+    schemas: WriterStandings | None = None
+    error: BaseException | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            run(self.settings, self.stopping, self.metrics, self.schemas)
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.error = error
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def figure(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"trailweave_join_{name}", labels) or 0.0
+
+    def lanes(self) -> set[str]:
+        """The lanes that it reports of."""
+        return {
+            sample.labels["lane"]
+            for metric in self.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "trailweave_join_held_events"
+        }
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._thread.join(DEADLINE_S)
+        assert not self.running, "the worker didn't stop"
+
+
+@contextlib.contextmanager
+def joining(
+    address: str, slot: int = 0, schemas: WriterStandings | None = None, **settings: Any
+) -> Iterator[Worker]:
+    """A worker that must still be well when the test is through with it."""
+    worker = Worker(join_settings(address, slot, **settings), schemas=schemas)
+    try:
+        yield worker
+    finally:
+        worker.stop()
+    assert worker.error is None, worker.error
+
+
+class Feed:
+    """Sends events as producers do, and remembers where the broker put each."""
+
+    def __init__(self, address: str) -> None:
+        self._producer = Producer(
+            {
+                "bootstrap.servers": address,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "acks": "all",
+                "linger.ms": 5,
+            }
+        )
+        self.places: list[Place] = []
+
+    def send(self, *made: Made) -> None:
+        for event in made:
+            self.send_bytes(events.event_topics()[event.topic], event.key, event.value)
+
+    def send_bytes(self, topic: str, key: bytes | None, value: bytes | None) -> None:
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            assert error is None, error
+            self.places.append((message.topic(), message.partition(), message.offset()))
+
+        self._producer.produce(topic, value, key, on_delivery=delivered)
+        self._producer.poll(0)
+
+    def flush(self) -> list[Place]:
+        """All places so far, once the broker has everything."""
+        assert self._producer.flush(DEADLINE_S) == 0
+        return self.places
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is committed in the topics that the join writes."""
+
+    chains: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, bytes]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    letters: list[dict[str, Any]] = field(default_factory=list)
+
+    def of(self, trace_id: str) -> list[dict[str, Any]]:
+        return [chain for chain in self.chains if chain["trace_id"] == trace_id]
+
+    def headers_of(self, trace_id: str) -> list[dict[str, bytes]]:
+        key = trace_id.encode()
+        return [found for found in self.headers if found["session"].startswith(key)]
+
+    def letter_at(self, place: Place) -> list[dict[str, Any]]:
+        return [x for x in self.letters if (x["topic"], x["partition"], x["offset"]) == place]
+
+    def taken(self) -> int:
+        """Input offsets that are accounted for, duplicates by their count."""
+        events_and_repeats: int = sum(c["events"] + c["duplicates"] for c in self.chains)
+        return events_and_repeats + len(self.letters)
+
+
+def read_all(address: str, topics: list[str], isolation: str = "read_committed") -> Iterator[Any]:
+    """Every record of the topics up to the ends that the broker names now."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": address,
+            "group.id": "checker",
+            "isolation.level": isolation,
+            "enable.partition.eof": True,
+            "enable.auto.commit": False,
+        }
+    )
+    try:
+        described = consumer.list_topics(timeout=DEADLINE_S).topics
+        parts = [(topic, p) for topic in topics for p in described[topic].partitions]
+        ends = {}
+        for topic, partition in parts:
+            _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), DEADLINE_S)
+            ends[topic, partition] = end
+        consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in parts])
+        left = {part for part, end in ends.items() if end}
+        deadline = time.monotonic() + DEADLINE_S
+        while left:
+            assert time.monotonic() < deadline, f"couldn't read {left} to their ends"
+            message: Any
+            for message in consumer.consume(10_000, 0.2):
+                part = (message.topic(), message.partition())
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[part]:
+                    left.discard(part)
+    finally:
+        consumer.close()
+
+
+def read_stored(address: str) -> Stored:
+    stored, decoder = Stored(), Decoder()
+    topics = [events.SESSIONS_TOPIC, events.FINDINGS_TOPIC, events.DEAD_LETTERS_TOPIC]
+    for message in read_all(address, topics):
+        name, record = decoder.decode(message.value())
+        if name == "chain":
+            stored.chains.append(record)
+            stored.headers.append(dict(message.headers()))
+        elif name == "finding":
+            stored.findings.append(record)
+        else:
+            stored.letters.append(record)
+    return stored
+
+
+def wait_for(address: str, condition: Callable[[Stored], bool]) -> Stored:
+    """What is stored once it meets a condition, or at the deadline."""
+    found = Stored()
+
+    def met() -> bool:
+        nonlocal found
+        found = read_stored(address)
+        return condition(found)
+
+    until(met)
+    return found
+
+
+def faults(sent: list[Place], stored: Stored) -> list[str]:
+    """Where what is stored does not account for what was sent, exactly once each.
+
+    A chain names the places of its events and counts its duplicates. So per place no more than one
+    naming, and what nobody names must be as many as the duplicates that are counted.
+    """
+    named = Counter(
+        (place["topic"], place["partition"], place["offset"])
+        for chain in stored.chains
+        for place in chain["evidence"]
+    )
+    named.update((x["topic"], x["partition"], x["offset"]) for x in stored.letters)
+    found = [f"{place} was taken {times} times" for place, times in named.items() if times > 1]
+    found += [f"{place} was never sent" for place in sorted(named.keys() - set(sent))]
+    unnamed = sorted(set(sent) - named.keys())
+    duplicates = sum(chain["duplicates"] for chain in stored.chains)
+    if len(unnamed) != duplicates:
+        found.append(f"{len(unnamed)} unnamed, {duplicates} duplicates: {unnamed[:5]}")
+    for chain in stored.chains:
+        if chain["events"] != len(chain["evidence"]):
+            found.append(f"{chain['trace_id']} counts {chain['events']} events")
+    letters = Counter(
+        (x["tenant"], x["trace_id"]) for x in stored.letters if x["trace_id"] is not None
+    )
+    counted: Counter[tuple[str, str]] = Counter()
+    for chain in stored.chains:
+        if chain["dead_lettered"]:
+            counted[chain["tenant"], chain["trace_id"]] += chain["dead_lettered"]
+    if letters != counted:
+        found.append(f"dead letters of sessions: {letters} stored, {counted} counted")
+    return found + finding_faults(stored)
+
+
+def finding_faults(stored: Stored) -> list[str]:
+    """Each finding is stored as often as chains name it: twice if its trace closed twice."""
+    named = Counter(f["finding_id"] for chain in stored.chains for f in chain["findings"])
+    written = Counter(finding["finding_id"] for finding in stored.findings)
+    differ = sorted((named - written) + (written - named))
+    return [f"findings {differ[:5]} differ"] if differ else []

@@ -1,0 +1,330 @@
+"""Closings shared out to child processes: the same records, whatever becomes of the children."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trailweave.deploy.fleet.arrival import Sent
+from trailweave.deploy.fleet.fleet import Fleet
+from trailweave.schemas.codec import Encoder
+from trailweave.schemas.errors import Retryable
+from trailweave.stream_processors import closers
+from trailweave.stream_processors.chain import Source
+from trailweave.stream_processors.closers import Closers, Due
+from trailweave.stream_processors.closing import Sealed, close, seal
+from trailweave.stream_processors.lanes import Lane
+from trailweave.stream_processors.verdict import RulesConfig
+
+from tests.unit.stream_processors.builders import (
+    CLOSING_DECODER,
+    DECODER,
+    START_US,
+    TIMES,
+    TOPICS,
+    Made,
+    Trace,
+    confirm,
+    feed,
+    no_other_schemas,
+)
+
+CONFIG = RulesConfig(expected_sources=frozenset({"policy"}), digest="sha256:of-its-own")
+DEADLINE_S = 20.0
+LANES = 2
+
+
+@functools.cache
+def fleet() -> list[Sent]:
+    return [sent for sent in Fleet(40, 3, START_US, 0.3) if sent.topic in TOPICS]
+
+
+def fleet_lanes() -> list[Lane]:
+    """Lanes with a whole fleet in them: anomalies, duplicates, and bytes that are no events."""
+    lanes = [Lane(n, [0] * len(TOPICS), TIMES, CLOSING_DECODER, number=n + 6) for n in range(LANES)]
+    for sent in fleet():
+        topic, held = TOPICS.index(sent.topic), lanes[sum(sent.key) % LANES]
+        held.fold(topic, held.positions[topic], 5, sent.key, sent.value)
+    for held in lanes:
+        confirm(held, 9_000)
+    return lanes
+
+
+def due(lanes: list[Lane]) -> Iterator[Due]:
+    return (Due(held, session, reason) for held in lanes for session, reason in held.due())
+
+
+class Worker:
+    """Closes in this process, as a worker does, and counts how often."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.encoder = Encoder()
+
+    def here(self, item: Due) -> Sealed | None:
+        self.closed += 1
+        source = Source(TOPICS, item.lane.index, DECODER, no_other_schemas)
+        closing = close(item.session, item.reason, item.lane, source, CONFIG)
+        return None if closing is None else seal(closing, self.encoder)
+
+
+def closed(pool: Closers, lanes: list[Lane], here: Callable[[Due], Sealed | None]) -> list[Sealed]:
+    return [sealed for _, sealed in pool.close(due(lanes), here)]
+
+
+def warm(pool: Closers, count: int) -> None:
+    """Let all children start."""
+    closed(pool, fleet_lanes(), Worker().here)
+    wait_for(pool, lambda: pool.ready == count)
+
+
+def wait_for(pool: Closers, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        pool.close((), Worker().here)
+        time.sleep(0.01)
+
+
+def pids() -> set[int]:
+    return {child.pid for child in multiprocessing.active_children() if child.pid}
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[Sealed]:
+    """What a worker without children makes of the fleet."""
+    return closed(Closers(0, CONFIG), fleet_lanes(), Worker().here)
+
+
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[Closers]:
+    pool = Closers(2, CONFIG)
+    warm(pool, 2)
+    yield pool
+    pool.stop()
+
+
+@pytest.fixture
+def pool(shared_pool: Closers) -> Closers:
+    """Two children that are ready."""
+    if shared_pool.ready < 2:
+        warm(shared_pool, 2)
+    return shared_pool
+
+
+def test_a_fleet_holds_what_the_other_tests_need(alone: list[Sealed]) -> None:
+    assert {sealed.kind for sealed in alone} == {"chain", "fragment"}
+    assert any(sealed.refused for sealed in alone)
+    assert any(sealed.findings for sealed in alone)
+    assert any(sealed.duplicates for sealed in alone)
+
+
+def test_children_make_the_same_records_in_the_same_order(
+    pool: Closers, alone: list[Sealed]
+) -> None:
+    worker = Worker()
+    shared = closed(pool, fleet_lanes(), worker.here)
+
+    assert shared == alone
+    assert 0 < worker.closed < len(alone) / 2
+
+
+def test_lanes_forget_what_children_closed(pool: Closers) -> None:
+    lanes = fleet_lanes()
+    closed(pool, lanes, Worker().here)
+
+    assert [held.held() for held in lanes] == [0, 0]
+    assert list(due(lanes)) == []
+
+
+def test_a_small_batch_is_closed_by_the_worker_itself(pool: Closers) -> None:
+    held, worker = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER), Worker()
+    feed(held, *Trace().whole())
+
+    assert len(closed(pool, [held], worker.here)) == 1
+    assert worker.closed == 1
+
+
+def large(name: str, **fields: Any) -> list[Made]:
+    """A session that is worth a child."""
+    trace = Trace()
+    start = trace.event("session_started")
+    return [start, *(trace.event(name, call_id=f"c{n}", **fields) for n in range(400))]
+
+
+def test_a_session_of_unknown_schemas_is_closed_by_the_worker_itself(pool: Closers) -> None:
+    made = large("tool_executed")
+    newer = [e.value[:2] + b"newer!!!" + e.value[10:] for e in made[-1:]]
+    held, worker = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER), Worker()
+    feed(held, *made)
+    feed(held, made[-1], value=newer[0])
+    confirm(held, 9_000)
+    (sealed,) = closed(pool, [held], worker.here)
+
+    assert worker.closed == 1
+    assert [refused.reason.code for refused in sealed.refused] == ["unknown_schema"]
+
+
+def test_a_child_hands_back_what_only_looks_like_a_built_in_schema() -> None:
+    event = Trace().event("tool_executed", call_id="c")
+    # Confluent framing whose id and first bytes are no more than the end of a fingerprint.
+    forged = b"\x00" + event.value[1:]
+    job = closers.Job(
+        "idle",
+        event.key + b"\x08acme",
+        [forged],
+        array("q", [0]),
+        array("q", [1]),
+        9_000,
+        1,
+        0,
+    )
+
+    assert closers.Desk(CONFIG).answer(job) == "elsewhere"
+
+
+def test_a_session_that_is_not_whole_closes_at_its_deadline_and_only_once(pool: Closers) -> None:
+    made = large("tool_executed", producer_id="stranger")
+    held = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER)
+    trace = Trace(number=900, sequences={("agent-1", 1): 1})
+    feed(held, *made, trace.ended({"agent-1": 3}))
+    confirm(held, 9_000)
+    due_for = []
+
+    def here(item: Due) -> Sealed | None:
+        due_for.append(item.reason)
+        return Worker().here(item)
+
+    found = closed(pool, [held], here)
+
+    assert [sealed.close_reason for sealed in found] == ["grace"]
+    # One session is one share: the worker's own, and what is due again is always the worker's.
+    assert due_for == ["counts", "grace"]
+
+
+def test_a_killed_childs_share_is_closed_and_another_child_comes(
+    pool: Closers, alone: list[Sealed]
+) -> None:
+    victim = min(pids())
+    worker = Worker()
+
+    def here(item: Due) -> Sealed | None:
+        # The first time is after the shares were sent.
+        if worker.closed == 0:
+            os.kill(victim, signal.SIGKILL)
+        return worker.here(item)
+
+    shared = closed(pool, fleet_lanes(), here)
+    warm(pool, 2)
+
+    assert shared == alone
+    assert victim not in pids()
+    assert len(pids()) == 2
+
+
+def test_a_child_that_ends_between_batches_is_reaped_and_counted() -> None:
+    lost: list[None] = []
+    pool = Closers(1, CONFIG, lambda: lost.append(None))
+    before = pids()
+    warm(pool, 1)
+    (child,) = pids() - before
+    os.kill(child, signal.SIGKILL)
+    wait_for(pool, lambda: pool.ready == 0)
+
+    assert lost == [None]
+    assert gone(child)
+    pool.stop()
+
+
+def gone(pid: int) -> bool:
+    """Not even a zombie is left."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_children_do_not_heed_what_the_terminal_sends_to_all(
+    pool: Closers, alone: list[Sealed]
+) -> None:
+    before = pids()
+    for pid in before:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+
+    assert closed(pool, fleet_lanes(), Worker().here) == alone
+    assert pids() == before
+
+
+def test_an_error_of_the_worker_leaves_no_answer_behind(pool: Closers, alone: list[Sealed]) -> None:
+    def away(_: Due) -> Sealed | None:
+        raise Retryable("couldn't ask")
+
+    with pytest.raises(Retryable):
+        closed(pool, fleet_lanes(), away)
+    warm(pool, 2)
+
+    assert closed(pool, fleet_lanes(), Worker().here) == alone
+
+
+def test_stopping_leaves_no_process() -> None:
+    pool = Closers(1, CONFIG)
+    before = pids()
+    warm(pool, 1)
+    children = pids() - before
+    pool.stop()
+
+    assert len(children) == 1
+    assert all(gone(pid) for pid in children)
+
+
+PROGRAM = """
+    import sys, time
+    from tests.unit.stream_processors import test_closers as t
+
+    def main():
+        pool = t.Closers(1, t.CONFIG)
+        t.warm(pool, 1)
+        print(*t.pids(), flush=True)
+        sys.stdin.read()
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "at its end"])
+def test_children_end_with_their_worker(how: str, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PROGRAM), "utf-8")
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environ,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        (child,) = map(int, program.stdout.readline().split())
+        assert not gone(child)
+        if how == "killed":
+            program.kill()
+        program.communicate(timeout=DEADLINE_S)
+        end = time.monotonic() + DEADLINE_S
+        while not gone(child) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    assert gone(child)
