@@ -262,6 +262,8 @@ def _consumer(
         return Consumer(
             {
                 "queued.max.messages.kbytes": 65_536,
+                # The default lets a queue that was full run dry for a second.
+                "fetch.queue.backoff.ms": 20,
                 # Polls are quick and batches large: fetch well ahead.
                 "fetch.message.max.bytes": 4_194_304,
                 **kafka,

@@ -106,13 +106,18 @@ def event_decoder(schemas: WriterSchemas | None = None) -> Decoder:
     return Decoder(wanted_fields(), schemas)
 
 
-class Place(NamedTuple):
-    """Where an event lies, and the leaf that binds it to there."""
+#: Where an event lies: topic, partition, offset, and the leaf that binds it to there.
+Place = tuple[str, int, int, bytes]
+
+
+class Span(NamedTuple):
+    """Where the events of one topic lie."""
 
     topic: str
     partition: int
-    offset: int
-    leaf: bytes
+    first: int
+    last: int
+    events: int
 
 
 @dataclass(eq=False)  # without slots: its indexes are cached properties
@@ -128,6 +133,7 @@ class Chain:
     records: list[Record]
     #: The chain record's evidence, encoded: topic, partition, offset, event id, leaf of each event.
     evidence: bytes
+    spans: list[Span]
     duplicates: int
     conflicts: list[str]
     times: tuple[int, int]
@@ -301,6 +307,7 @@ def read(session: Session, source: Source) -> Reading:
     seen: dict[str, bytes] = {}
     others: set[tuple[str, bytes]] = set()
     evidence: list[bytes] = []
+    spans: dict[int, list[int]] = {}
     records, refused, duplicates = [], [], 0
     for place, recorded_ms, value in sorted(
         zip(session.places, session.times, session.values, strict=True)
@@ -323,8 +330,14 @@ def read(session: Session, source: Source) -> Reading:
             others.add((event_id, value))
         prefix, evidence_prefix = source.prefixes[number]
         leaf = hashing.leaf_behind(prefix, offset, key_digest, value)
-        record["place"] = Place(source.topics[number], source.partition, offset, leaf)
+        record["place"] = (source.topics[number], source.partition, offset, leaf)
         records.append(record)
+        span = spans.get(number)
+        if span is None:
+            spans[number] = [offset, offset, 1]
+        else:
+            span[1] = offset
+            span[2] += 1
         id_at = 10 if value[0] else 5
         # An item of the chain record's evidence; the event id is copied with its length byte.
         evidence += (
@@ -340,6 +353,7 @@ def read(session: Session, source: Source) -> Reading:
         key.decode("ascii", "replace"),
         records,
         b"".join(evidence),
+        [Span(source.topics[n], source.partition, *span) for n, span in spans.items()],
         duplicates,
         sorted({event_id for event_id, _ in others}),
         (min(session.times), max(session.times)),

@@ -141,6 +141,8 @@ class JoinWorker:
         return Consumer(
             {
                 "queued.max.messages.kbytes": 131_072,
+                # The default lets a queue that was full run dry for a second.
+                "fetch.queue.backoff.ms": 20,
                 **settings.kafka,
                 "group.id": settings.group,
                 "group.instance.id": f"{settings.group}-{settings.slot}",

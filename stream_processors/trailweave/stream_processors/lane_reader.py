@@ -50,6 +50,7 @@ def reading_consumer(kafka: Mapping[str, Any], **extra: Any) -> Consumer:
     return Consumer(
         {
             "queued.max.messages.kbytes": 262_144,
+            "fetch.queue.backoff.ms": 20,
             "fetch.message.max.bytes": 8_388_608,
             # The end of a partition is told when a fetch comes back empty: by default after half a
             # second, which a recovery would wait out twice for each of its lanes.

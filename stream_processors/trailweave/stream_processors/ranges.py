@@ -1,7 +1,6 @@
 """What one producer sent in one trace: sequence ranges, gaps and conflicts in them. Pure."""
 
 from collections.abc import Iterable, Mapping
-from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 #: Gaps listed per producer and epoch; more are counted only.
@@ -35,17 +34,33 @@ def producer_ranges(
     A producer in `expected` that sent nothing is there with no range.
     """
     sent: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    numbers: dict[tuple[str, int], list[Any]] = {}
     for record in records:
         key = (record["producer_id"], record["producer_epoch"])
         known = sent.get(key)
         if known is None:
-            sent[key] = [record]
+            sent[key], numbers[key] = [record], [record["trace_seq"]]
         else:
             known.append(record)
+            numbers[key].append(record["trace_seq"])
     found: dict[str, list[ProducerRange]] = {producer: [] for producer in expected}
-    for (producer, epoch), theirs in sorted(sent.items(), key=itemgetter(0)):
-        found.setdefault(producer, []).append(_range(producer, epoch, theirs))
+    for key in sorted(sent):
+        producer, epoch = key
+        part = _dense(producer, epoch, numbers[key]) or _range(producer, epoch, sent[key])
+        found.setdefault(producer, []).append(part)
     return found
+
+
+#: What the sequences of nearly every range are.
+_DENSE: Final = [list(range(count)) for count in range(256)]
+
+
+def _dense(producer: str, epoch: int, numbers: list[Any]) -> ProducerRange | None:
+    """The range of a producer of which nothing is missing and nothing double."""
+    count = len(numbers)
+    if count >= len(_DENSE) or None in numbers or sorted(numbers) != _DENSE[count]:
+        return None
+    return ProducerRange(producer, epoch, count, 0, count - 1, (), 0)
 
 
 def _range(producer: str, epoch: int, records: list[Mapping[str, Any]]) -> ProducerRange:

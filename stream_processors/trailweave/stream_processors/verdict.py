@@ -177,7 +177,7 @@ def chain_record(
     # Translated records without a time have 0, and stand in front of all others.
     first = root or next((r for r in chain.records if r["occurred_at"]), None)
     responses = chain.of("model_responded")
-    leaves = [record["place"].leaf for record in sorted(chain.records, key=_root_order)]
+    leaves = [record["place"][3] for record in sorted(chain.records, key=_root_order)]
     record = {
         "tenant": chain.tenant,
         "trace_id": chain.trace_id,
@@ -380,19 +380,9 @@ def _place(record: Record) -> dict[str, Any]:
 
 
 def _ranges(chain: Chain) -> list[dict[str, Any]]:
-    offsets: dict[tuple[str, int], list[int]] = {}
-    for record in chain.records:
-        topic, partition, offset, _ = record["place"]
-        offsets.setdefault((topic, partition), []).append(offset)
     return [
-        {
-            "topic": topic,
-            "partition": partition,
-            "first": min(found),
-            "last": max(found),
-            "events": len(found),
-        }
-        for (topic, partition), found in sorted(offsets.items())
+        {"topic": topic, "partition": partition, "first": first, "last": last, "events": events}
+        for topic, partition, first, last, events in sorted(chain.spans)
     ]
 
 

@@ -40,7 +40,7 @@ def test_the_same_event_twice_is_one_record_and_a_duplicate() -> None:
     found = reading([event, event, event]).chain
 
     assert (len(found.records), found.duplicates, found.conflicts) == (1, 2, [])
-    assert found.records[0]["place"].offset == 0
+    assert found.records[0]["place"][2] == 0
 
 
 def test_two_events_with_one_id_are_both_kept_and_named() -> None:

@@ -305,8 +305,7 @@ PROGRAM = """
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "at its end"])
-def test_children_end_with_their_worker(how: str, tmp_path: Path) -> None:
+def test_a_program_that_forgets_to_stop_its_children_still_ends(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM), "utf-8")
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
@@ -320,11 +319,7 @@ def test_children_end_with_their_worker(how: str, tmp_path: Path) -> None:
         assert program.stdout is not None
         (child,) = map(int, program.stdout.readline().split())
         assert not gone(child)
-        if how == "killed":
-            program.kill()
         program.communicate(timeout=DEADLINE_S)
-        end = time.monotonic() + DEADLINE_S
-        while not gone(child) and time.monotonic() < end:
-            time.sleep(0.01)
 
+    assert program.returncode == 0
     assert gone(child)
