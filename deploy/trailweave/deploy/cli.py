@@ -6,7 +6,6 @@ agent's small install can say which extra a command needs.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import sys
@@ -71,11 +70,6 @@ def _missing(error: ModuleNotFoundError) -> int:
         f' install it with pip install "trailweave[{_EXTRAS[name]}]"\n'
     )
     return FAILED
-
-
-def version() -> str:
-    """The version of the installed distribution."""
-    return importlib.metadata.version("trailweave")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from trailweave.deploy.settings import Settings
 from trailweave.schemas.errors import Retryable
 
 if TYPE_CHECKING:
+    from confluent_kafka import TopicPartition
     from confluent_kafka.admin import AdminClient
 
 REQUEST_TIMEOUT_S: Final = 30.0
+COORDINATOR_POLL_S: Final = 0.1
 READ_BATCH: Final = 50_000
 READ_POLL_S: Final = 0.1
 READ_TIMEOUT_S: Final = 30.0
@@ -71,7 +73,7 @@ def committed(settings: Settings, group: str, places: Iterable[Place]) -> dict[P
     # known yet, as just after the first start, librdkafka ends the process there (its issue 5040).
     reader = consumer(settings, group)
     try:
-        parts = reader.committed(wanted, timeout=REQUEST_TIMEOUT_S)
+        parts = _when_coordinated(lambda: reader.committed(wanted, timeout=REQUEST_TIMEOUT_S))
     finally:
         reader.close()
     return {
@@ -79,6 +81,25 @@ def committed(settings: Settings, group: str, places: Iterable[Place]) -> dict[P
         for part in parts
         if part.error is None and part.offset >= 0
     }
+
+
+def _when_coordinated(ask: Callable[[], list["TopicPartition"]]) -> list["TopicPartition"]:
+    """The answer of a group's coordinator, asked again while Kafka is still choosing one."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    choosing = (
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    )
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in choosing or time.monotonic() > deadline:
+                raise
+        time.sleep(COORDINATOR_POLL_S)
 
 
 def bounds(client: "AdminClient", places: Iterable[Place]) -> dict[Place, Bounds]:

@@ -106,7 +106,7 @@ class _Walk:
         self._mask = bytearray(len(buf))
         #: 1 where a byte belongs to a text.
         self._text = bytearray(len(buf))
-        self._constants: dict[str, Any] = {"read_varint": read_varint}
+        self._constants: dict[str, Any] = {"read_varint": read_varint, "high": _HighGroups()}
 
     def layout(self) -> _Layout | None:
         """None for a record whose text is not ASCII: what its bytes are then says no mask."""
@@ -221,7 +221,26 @@ class _Walk:
             self._mask[self._p - 1] = 0xFF  # how large the last group may be is laid down
         if size == 1:
             return f"((buf[{begin}] >> 1) ^ -(buf[{begin}] & 1))"
+        if size == _TIME_BYTES:
+            low = " | ".join(f"(buf[{begin + i}] & 127) << {7 * i}" for i in range(_LOW_GROUPS))
+            high = f"high[buf[{begin + _LOW_GROUPS}:{self._p}]]"
+            return f"(((n := {high} | {low}) >> 1) ^ -(n & 1))"
         return f"(((n := read_varint(buf, {begin})[0]) >> 1) ^ -(n & 1))"
+
+
+#: A time in microseconds has eight groups; the upper five change every two seconds.
+_TIME_BYTES: Final = 8
+_LOW_GROUPS: Final = 3
+
+
+class _HighGroups(dict[bytes, int]):
+    """What the upper groups of a time are worth, by their bytes."""
+
+    def __missing__(self, groups: bytes) -> int:
+        if len(self) >= _RUNS_MAX:
+            self.clear()
+        value = self[groups] = read_varint(groups, 0)[0] << 7 * _LOW_GROUPS
+        return value
 
 
 _unpack_double: Final = struct.Struct("<d").unpack_from

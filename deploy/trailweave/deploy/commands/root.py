@@ -4,7 +4,6 @@ import importlib
 from typing import Final
 
 import click
-from trailweave.deploy.cli import version
 
 _HERE: Final = "trailweave.deploy.commands"
 
@@ -52,7 +51,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(version(), prog_name="trailweave")
+@click.version_option(package_name="trailweave", prog_name="trailweave")
 def root() -> None:
     """The flight recorder for AI agents.
 
