@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import time
@@ -30,6 +31,11 @@ settings.load_profile("quick")
 #: Another worker may still be in the middle of its longest test.
 OTHERS_TIMEOUT_S = 600.0
 OTHERS_POLL_S = 0.1
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking all of what lives to the end, again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,7 @@ def joining(
 class Feed:
     """Sends events as producers do, and remembers where the broker put each."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, **settings: Any) -> None:
         self._producer = Producer(
             {
                 "bootstrap.servers": address,
@@ -126,6 +126,7 @@ class Feed:
                 "enable.idempotence": True,
                 "acks": "all",
                 "linger.ms": 5,
+                **settings,
             }
         )
         self.places: list[Place] = []

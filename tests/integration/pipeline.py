@@ -168,6 +168,7 @@ class Pipeline:
         with self.explained():
             wait_until(lambda: self.quiet(records), DEADLINE_S)
         done = self.run("account", "--json")
+        assert done.stdout, done.exception
         document: dict[str, Any] = json.loads(done.stdout)
         assert (done.exit_code, document["adds_up"]) == (0, True), document
         return document

@@ -17,6 +17,7 @@ Record = dict[str, Any]
 ENCODER: Final = Encoder()
 DECODER: Final = event_decoder()
 CLOSING_DECODER: Final = Decoder(CLOSING_FIELDS)
+WHOLE_DECODER: Final = Decoder()
 TOPICS: Final = events.event_topics()
 TOPIC_OF: Final = {name: TOPICS.index(kind.topic) for name, kind in events.event_types().items()}
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -171,4 +172,4 @@ def places(session: Session) -> set[tuple[int, int]]:
 
 def as_stored(record: Record) -> Record:
     """A chain record as whoever reads the sessions topic has it."""
-    return Decoder().decode(ENCODER.encode("chain", record))[1]
+    return WHOLE_DECODER.decode(ENCODER.encode("chain", record))[1]

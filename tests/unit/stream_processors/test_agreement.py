@@ -88,7 +88,7 @@ def agree(topic: str, key: bytes | None, value: bytes | None) -> bool:
     return accepted
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=8 * settings().max_examples)
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(sorted(EXAMPLES)))
 def test_join_and_load_agree_on_damaged_events(seed: int, name: str) -> None:
     chance = random.Random(seed)
@@ -98,7 +98,7 @@ def test_join_and_load_agree_on_damaged_events(seed: int, name: str) -> None:
         agree(topic, keys(TRACE_IDS[name], chance), value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.sampled_from(TOPICS), st.none() | st.binary(max_size=40), st.none() | st.binary())
 @example(TOPICS[0], None, None)
 @example(TOPICS[0], b"", b"")
@@ -129,7 +129,7 @@ def test_records_that_are_no_events_are_refused_by_both() -> None:
         assert not any(agree(topic, TRACE_IDS[name], EXAMPLES[name]) for topic in TOPICS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_accepted_can_be_judged_and_stored(seed: int) -> None:
     chance = random.Random(seed)

@@ -139,7 +139,7 @@ def plain(found: Reading) -> tuple[object, ...]:
     return records, found.chain.conflicts, found.chain.promised, found.chain.expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=2 * settings().max_examples)
 @given(st.data())
 def test_order_of_arrival_and_repeats_change_nothing(data: st.DataObject) -> None:
     trace = Trace()

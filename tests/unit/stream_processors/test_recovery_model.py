@@ -16,6 +16,7 @@ from functools import cache
 from typing import Final
 
 import pytest
+from hypothesis import settings
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import recovery
 from trailweave.stream_processors.closing import close
@@ -33,9 +34,9 @@ from tests.unit.stream_processors.builders import (
     source,
 )
 
-SEEDS: Final = 250
+SEEDS: Final = 6 * settings().max_examples
 #: Each rule switched off must be caught within so many runs.
-CONTROL_SEEDS: Final = 150
+CONTROL_SEEDS: Final = 6 * settings().max_examples
 ROUNDS: Final = 12
 TIMES: Final = ClosingTimes(
     grace_ms=4, idle_ms=12, approval_hold_max_ms=20, unknown_schema_wait_ms=6

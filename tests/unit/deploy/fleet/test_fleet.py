@@ -17,7 +17,7 @@ from trailweave.schemas.events import Event, event_topics, event_types
 from trailweave.schemas.validity import validity
 
 BASE_US = 1_790_000_000_000_000
-SESSIONS = 200
+SESSIONS = 120
 DECODER = Decoder()
 CHECKER = event_checker()
 ENDED = event_types()["session_ended"].fingerprint
