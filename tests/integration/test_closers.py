@@ -292,7 +292,7 @@ def test_stopping_leaves_no_process() -> None:
 
 PROGRAM = """
     import sys, time
-    from tests.unit.stream_processors import test_closers as t
+    from tests.integration import test_closers as t
 
     def main():
         pool = t.Closers(1, t.CONFIG)
@@ -308,7 +308,7 @@ PROGRAM = """
 def test_a_program_that_forgets_to_stop_its_children_still_ends(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(textwrap.dedent(PROGRAM), "utf-8")
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, script],
         stdin=subprocess.PIPE,
