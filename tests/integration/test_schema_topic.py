@@ -231,9 +231,21 @@ def test_every_planned_topic_can_be_created_as_it_is_written(kafka: str, topic_p
     for future in admin.create_topics(new).values():
         future.result(TIMEOUT_S)
 
-    resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in plans]
-    for resource, future in admin.describe_configs(resources).items():
-        found = {name: entry.value for name, entry in future.result(TIMEOUT_S).items()}
-        wanted = plans[resource.name].config
-        assert {name: found[name] for name in wanted} == dict(wanted)
+    for name, topic in plans.items():
+        found = described(admin, name)
+        assert {key: found[key] for key in topic.config} == dict(topic.config)
     admin.delete_topics(list(plans))
+
+
+def described(admin: AdminClient, topic: str) -> dict[str, Any]:
+    """A topic's configuration, once the broker that is asked has heard of the topic."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        (future,) = admin.describe_configs(
+            [ConfigResource(ConfigResource.Type.TOPIC, topic)]
+        ).values()
+        try:
+            return {name: entry.value for name, entry in future.result(TIMEOUT_S).items()}
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise

@@ -6,6 +6,7 @@ is still ours, which is why inserts may start only after one (the lease).
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,6 +26,9 @@ from trailweave.sinks.load_build import Source
 from trailweave.sinks.load_plan import Range, first_offset, open_intent
 
 log = logging.getLogger(__name__)
+
+#: Said once in a while, not with every attempt of the client's.
+SAY_AWAY_INTERVAL_S: Final = 10.0
 
 #: What load reads: the events, and what the other workers write.
 TOPICS: Final = (
@@ -94,6 +98,7 @@ class Group:
         self.cluster_id = ""
         #: Partitions of the event topics, whoever reads them.
         self.event_partitions = 0
+        self._say_away_at = 0.0
         self._consumer = _consumer(kafka, group, slot, session_timeout_s)
         self._consumer.subscribe(
             list(TOPICS), on_assign=self._note, on_revoke=self._revoked, on_lost=self._lost
@@ -252,7 +257,10 @@ class Group:
         problem = _translated("couldn't read", error)
         if isinstance(problem, Fatal):
             raise problem
-        log.debug("Kafka: %s", error.name())  # the client goes on by itself, nothing was skipped
+        # The client goes on by itself, and nothing was skipped.
+        if time.monotonic() >= self._say_away_at:
+            self._say_away_at = time.monotonic() + SAY_AWAY_INTERVAL_S
+            log.warning("couldn't reach Kafka: %s; going on when it is back", error.str())
 
 
 def _consumer(
@@ -277,7 +285,8 @@ def _consumer(
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "topic.metadata.refresh.interval.ms": 10_000,
-            }
+            },
+            logger=log,
         )
     except (KafkaException, ValueError, TypeError) as error:
         # The library's text may quote a value, and that may be a secret.
