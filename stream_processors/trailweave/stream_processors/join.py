@@ -17,6 +17,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -527,9 +528,12 @@ class JoinWorker:
 
     def _count(self, closings: list[tuple[Lane, Sealed]], seconds: float) -> None:
         self.metrics.transaction_s.observe(seconds)
+        # Added up first: a labelled counter costs more than all else here.
+        closed = Counter((closing.kind, closing.close_reason) for _, closing in closings)
+        for labels, count in closed.items():
+            self.metrics.closed.labels(*labels).inc(count)
+        self.metrics.duplicates.inc(sum(closing.duplicates for _, closing in closings))
         for _, closing in closings:
-            self.metrics.closed.labels(closing.kind, closing.close_reason).inc()
-            self.metrics.duplicates.inc(closing.duplicates)
             for rule, _ in closing.findings:
                 self.metrics.findings.labels(rule).inc()
             for refused in closing.refused:
