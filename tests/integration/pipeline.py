@@ -80,6 +80,8 @@ class Pipeline:
             "[load]\ninsert_timeout_s = 10.0\n",
             "utf-8",
         )
+        for old in (self.folder / "workers").glob("*.log"):
+            old.unlink()  # what workers said in another run is no answer in this one
         try:
             for name in WORKERS:
                 self.start(name)
@@ -131,8 +133,12 @@ class Pipeline:
         self.said[name] = self.said.get(name, "") + self.workers.pop(name).console.read_text()
 
     def console(self, name: str) -> str:
-        """What the worker that runs now, or ran last, has written."""
-        return self.workers[name].console.read_text() if name in self.workers else self.said[name]
+        """What the worker has written, with its last words before it was started again, if any."""
+        if name not in self.workers:
+            return self.said[name]
+        now = self.workers[name].console
+        before = now.with_suffix(".previous.log")
+        return "".join(path.read_text() for path in (before, now) if path.exists())
 
     # --- what came out ---
 
