@@ -10,7 +10,7 @@ DRAIN_TIMEOUT_S: Final = 600.0
 
 def drain_spool(settings: Settings, *, failed: bool) -> dict[str, Any]:
     """Adopt and send; the counts. `failed` also tries what Kafka refused. Raises `TrailError`."""
-    from trailweave.producers.kafka import KafkaTransport
+    from trailweave.producers.drain import drain
 
     folder = settings.producer.spool
     if folder is None or not folder.is_dir():
@@ -18,16 +18,10 @@ def drain_spool(settings: Settings, *, failed: bool) -> dict[str, Any]:
             f"couldn't find a spool in {folder or 'no directory'}: name it with --dir, or set"
             " TRAILWEAVE_PRODUCER_SPOOL"
         )
-    transport = KafkaTransport(settings.kafka_config(), folder)
-    transport.start(None, adopt_failed=failed)
-    try:
-        empty = transport.flush(DRAIN_TIMEOUT_S)
-        counts = transport.counts
-    finally:
-        transport.close(0.0)
+    drained = drain(folder, settings.kafka_config(), DRAIN_TIMEOUT_S, failed=failed)
     return {
-        "delivered": counts.adopted,
-        "failed": counts.failed,
-        "damaged": counts.damaged,
-        "left": 0 if empty else 1,
+        "delivered": drained.sent,
+        "failed": drained.failed,
+        "damaged": drained.damaged,
+        "left": 0 if drained.finished else 1,
     }

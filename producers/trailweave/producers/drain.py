@@ -14,6 +14,8 @@ class Drained:
     """What `drain` did."""
 
     sent: int
+    #: Refused by Kafka for good; they are in the spool's `failed` folder.
+    failed: int
     #: Segments that could not be read throughout; the bytes are in the spool's `damaged` folder.
     damaged: int
     #: Nothing is left but what running processes hold.
@@ -40,4 +42,4 @@ def drain(
     finally:
         transport.close()
     counts = transport.counts
-    return Drained(counts.adopted, counts.damaged, finished)
+    return Drained(counts.adopted, counts.failed, counts.damaged, finished)

@@ -2,8 +2,8 @@
 
 Pure: no Kafka, no wall clock. The worker folds whole batches, then asks `due` which sessions
 close; both orders matter (closing inside a batch would put two events of one batch on both sides
-of a cut). What a commit must say is `positions` and `metadata`; what a recovery starts from is
-`Lane.restored`.
+of a cut). What a commit must say is `positions` and `metadata`; a recovery goes through
+`recovery.replay`.
 """
 
 import heapq
@@ -103,7 +103,7 @@ class Lane:
     #: Next offset to fold, per topic.
     positions: list[int]
     times: ClosingTimes
-    #: Decodes `CLOSING_FIELDS` only.
+    #: Decodes `CLOSING_FIELDS` at least.
     decoder: Decoder
     #: Number of the last transaction that carried this lane.
     number: int = 0
