@@ -54,14 +54,6 @@ def raw_bytes(piece: Piece) -> bytes:
     return piece.raw
 
 
-#: Who writes records of a format, where the settings name nobody else.
-REPORTERS: Final = {
-    "otlp": "otel-collector",
-    "opa": "opa",
-    "vault": "vault",
-    "mcp": "mcp-gateway",
-}
-
 FORMATS: Final = {
     found.name: found
     for found in (
