@@ -137,7 +137,7 @@ def join(address: str, total: int) -> tuple[float, float]:
     worker = JoinWorker(settings)
     folded, first, began, cpu = 0, 0, 0.0, 0.0
     with rare_collections():
-        while folded < total or any(lane.held() for lane in worker.lanes.values()):
+        while folded < total or not worker.settled or held(worker):
             got = worker.step()
             if got and not began:
                 began, cpu, first = time.perf_counter(), _cpu_s(), got
@@ -146,6 +146,11 @@ def join(address: str, total: int) -> tuple[float, float]:
     worker.close()  # reaps its children, whose time then counts
     spent = _cpu_s() - cpu
     return (folded - first) / seconds, spent / (folded - first) * 1e6
+
+
+def held(worker: JoinWorker) -> int:
+    """Events in open sessions."""
+    return sum(lane.held() for lane in worker.lanes.values())
 
 
 def _cpu_s() -> float:

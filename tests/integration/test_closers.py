@@ -62,7 +62,9 @@ def fleet_lanes() -> list[Lane]:
 
 
 def due(lanes: list[Lane]) -> Iterator[Due]:
-    return (Due(held, session, reason) for held in lanes for session, reason in held.due())
+    for held in lanes:
+        turn = held.turn()
+        yield from (Due(held, turn, session, reason) for session, reason in held.due())
 
 
 class Worker:
@@ -75,16 +77,18 @@ class Worker:
     def here(self, item: Due) -> Sealed | None:
         self.closed += 1
         source = Source(TOPICS, item.lane.index, DECODER, no_other_schemas)
-        closing = close(item.session, item.reason, item.lane, source, CONFIG)
+        closing = close(item.session, item.reason, item.turn, source, CONFIG)
         return None if closing is None else seal(closing, self.encoder)
 
 
 def closed(pool: Closers, lanes: list[Lane], here: Callable[[Due], Sealed | None]) -> list[Sealed]:
-    return [sealed for _, sealed in pool.close(due(lanes), here)]
+    pool.begin(due(lanes), here)
+    return [sealed for _, sealed in pool.finish(here)]
 
 
 def warm(pool: Closers, count: int) -> None:
     """Let all children start."""
+    pool.expect(closers.EVENTS_MIN)
     closed(pool, fleet_lanes(), Worker().here)
     wait_for(pool, lambda: pool.ready == count)
 
@@ -93,7 +97,7 @@ def wait_for(pool: Closers, condition: Callable[[], bool]) -> None:
     end = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < end
-        pool.close((), Worker().here)
+        pool.begin((), Worker().here)
         time.sleep(0.01)
 
 
@@ -194,23 +198,35 @@ def test_a_child_hands_back_what_only_looks_like_a_built_in_schema() -> None:
     assert closers.Desk(CONFIG).answer(job) == "elsewhere"
 
 
-def test_a_session_that_is_not_whole_closes_at_its_deadline_and_only_once(pool: Closers) -> None:
+def test_a_session_that_is_not_whole_stays_and_closes_at_its_deadline(pool: Closers) -> None:
     made = large("tool_executed", producer_id="stranger")
     held = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER)
     trace = Trace(number=900, sequences={("agent-1", 1): 1})
     feed(held, *made, trace.ended({"agent-1": 3}))
+
+    assert closed(pool, [held], Worker().here) == []
     confirm(held, 9_000)
-    due_for = []
+    assert [sealed.close_reason for sealed in closed(pool, [held], Worker().here)] == ["grace"]
 
-    def here(item: Due) -> Sealed | None:
-        due_for.append(item.reason)
-        return Worker().here(item)
 
-    found = closed(pool, [held], here)
+def test_while_children_close_sessions_their_lanes_take_more(pool: Closers) -> None:
+    lanes = fleet_lanes()
+    pool.begin(due(lanes), Worker().here)
+    feed(lanes[0], Trace().event("session_started"))
 
-    assert [sealed.close_reason for sealed in found] == ["grace"]
-    # One session is one share: the worker's own, and what is due again is always the worker's.
-    assert due_for == ["counts", "grace"]
+    assert pool.busy
+    first = pool.finish(Worker().here)
+    assert not pool.busy
+    assert {item.turn.number for item, _ in first} == {7, 8}
+    assert [held.held() for held in lanes] == [1, 0]
+
+
+def test_what_was_begun_and_never_finished_is_dropped(pool: Closers, alone: list[Sealed]) -> None:
+    before = pids()
+    pool.begin(due(fleet_lanes()), Worker().here)
+
+    assert closed(pool, fleet_lanes(), Worker().here) == alone
+    assert pids() == before
 
 
 def test_a_killed_childs_share_is_closed_and_another_child_comes(
@@ -220,7 +236,7 @@ def test_a_killed_childs_share_is_closed_and_another_child_comes(
     worker = Worker()
 
     def here(item: Due) -> Sealed | None:
-        # The first time is after the shares were sent.
+        # The shares were sent before.
         if worker.closed == 0:
             os.kill(victim, signal.SIGKILL)
         return worker.here(item)

@@ -23,7 +23,7 @@ from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.registry import RegistrySchemas, register_all
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import ByFraming, Standing, StandingRule
-from trailweave.stream_processors import join
+from trailweave.stream_processors import join, transactions
 
 from tests.integration.join_kafka import (
     DEADLINE_S,
@@ -368,8 +368,8 @@ def test_a_commit_whose_outcome_is_not_known_does_not_keep_a_worker_from_stoppin
     address: str, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(join, "Producer", Unsure)
-        patch.setattr(join, "TRANSACTION_TIMEOUT_S", 5)
+        patch.setattr(transactions, "Producer", Unsure)
+        patch.setattr(transactions, "TRANSACTION_TIMEOUT_S", 5)
         worker = Worker(join_settings(address))
         traces = send_sessions(feed, 5)
         assert until(lambda: Unsure.asked > 0)

@@ -157,6 +157,12 @@ def all_types() -> Iterator[RecordType]:
 
 
 @cache
+def fingerprints() -> frozenset[bytes]:
+    """Of the schemas that this version writes."""
+    return frozenset(kind.fingerprint for kind in all_types())
+
+
+@cache
 def event_topics() -> tuple[str, ...]:
     """The event topics in a fixed order: a lane's partitions are numbered by it."""
     return tuple(dict.fromkeys(kind.topic for kind in event_types().values()))

@@ -59,28 +59,38 @@ def read_symbol(buf: bytes, p: int, symbols: int) -> tuple[int, int]:
 
 def write_varint(number: int) -> bytes:
     """Avro's encoding of a long."""
+    zigzag = (number << 1) ^ (number >> 63)
+    if zigzag < 1 << 14:
+        return _LAST[zigzag]
+    if zigzag < 1 << 28:  # an offset
+        return _MORE[zigzag & _LOW] + _LAST[zigzag >> 14]
+    if not zigzag >> 56 and zigzag >> 42:  # a time in microseconds
+        first, second = _MORE[zigzag & _LOW], _MORE[zigzag >> 14 & _LOW]
+        return first + second + _MORE[zigzag >> 28 & _LOW] + _LAST[zigzag >> 42]
     if not -(1 << 63) <= number < 1 << 63:
         raise ValueError("the number doesn't fit in 64 bits")
-    zigzag = (number << 1) ^ (number >> 63)
-    if zigzag >> 49 and not zigzag >> 56:  # eight groups: a time in microseconds
-        return bytes(
-            (
-                zigzag & 127 | 128,
-                zigzag >> 7 & 127 | 128,
-                zigzag >> 14 & 127 | 128,
-                zigzag >> 21 & 127 | 128,
-                zigzag >> 28 & 127 | 128,
-                zigzag >> 35 & 127 | 128,
-                zigzag >> 42 & 127 | 128,
-                zigzag >> 49,
-            )
-        )
-    out = bytearray()
-    while zigzag > 127:
-        out.append(zigzag & 127 | 128)
-        zigzag >>= 7
-    out.append(zigzag)
-    return bytes(out)
+    out = []
+    while zigzag >= 1 << 14:
+        out.append(_MORE[zigzag & _LOW])
+        zigzag >>= 14
+    return b"".join(out) + _LAST[zigzag]
+
+
+_LOW: Final = (1 << 14) - 1
+
+
+def _pairs(more: int) -> list[bytes]:
+    """Fourteen bits as two bytes, for each number; `more` is the second's bit for others behind."""
+    both = bytearray(2 << 14)
+    both[0::2] = bytes(range(128, 256)) * 128
+    both[1::2] = b"".join(bytes((high | more,)) * 128 for high in range(128))
+    whole = bytes(both)
+    return [whole[at : at + 2] for at in range(0, len(whole), 2)]
+
+
+#: Two groups at a time: looked up, a time is written in half the time that shifts would take.
+_MORE: Final = _pairs(128)
+_LAST: Final = [bytes((n,)) for n in range(128)] + _pairs(0)[128:]
 
 
 def write_int_varint(number: int) -> bytes:

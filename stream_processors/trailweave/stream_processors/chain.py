@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from trailweave.schemas import events, hashing
@@ -22,11 +23,10 @@ from trailweave.stream_processors.session import Session
 
 Record = dict[str, Any]
 
-#: The envelope's fields that verdicts read; the others are passed over when a chain is decoded.
+#: The envelope's fields that verdicts read of every event; the others are passed over when a chain
+#: is decoded.
 HEAD_READ: Final = (
     "event_id",
-    "trace_id",
-    "tenant",
     "producer_id",
     "producer_epoch",
     "trace_seq",
@@ -34,12 +34,8 @@ HEAD_READ: Final = (
     "agent_id",
     "actor",
     "sponsor",
-    "agent_owner",
     "workflow_id",
     "parent_trace_id",
-    "task_id",
-    "environment",
-    "purpose",
     "data_class",
     "correlation",
     "event_type",
@@ -50,10 +46,10 @@ _TRACE_ID: Final = re.compile("[0-9a-f]{32}").fullmatch
 
 _CREDENTIAL: Final = ("credential_id", "expires_at", "scope_exercised", "handles")
 
-#: The event types' own fields that rules and verdict read: what is not here costs no more than
-#: being stepped over. A rule that needs another field adds it.
+#: What rules and verdict read of an event type beside that: a field that is in neither costs no
+#: more than being stepped over. A rule that needs another field adds it.
 OWN_READ: Final[Mapping[str, tuple[str, ...]]] = {
-    "session_started": ("expected_sources",),
+    "session_started": ("expected_sources", "environment", "purpose"),
     "model_responded": (
         "request_model",
         "model",
@@ -85,7 +81,7 @@ OWN_READ: Final[Mapping[str, tuple[str, ...]]] = {
         "requested_at",
     ),
     "credential_issued": _CREDENTIAL,
-    "credential_used": (*_CREDENTIAL, "status"),
+    "credential_used": (*_CREDENTIAL, "status", "task_id"),
     "credential_renewed": _CREDENTIAL,
     "credential_rotated": _CREDENTIAL,
     "credential_revoked": _CREDENTIAL,
@@ -142,7 +138,11 @@ class Chain:
     def __post_init__(self) -> None:
         by_type = self._by_type
         for record in self.records:
-            by_type.setdefault(record["event_type"], []).append(record)
+            name = record["event_type"]
+            if name in by_type:
+                by_type[name].append(record)
+            else:
+                by_type[name] = [record]
 
     def of(self, name: str) -> list[Record]:
         """The records of one event type, in order."""
@@ -259,6 +259,22 @@ class Reading(NamedTuple):
     refused: list[Refused]
 
 
+_BUILT_IN: Final = events.fingerprints()
+
+#: The order of events within their producers.
+SEQUENCE: Final = ("producer_id", "producer_epoch", "trace_seq", "event_id")
+
+
+class _Part(NamedTuple):
+    """A topic's part of the lane, and what the places of its events begin with."""
+
+    topic: str
+    partition: int
+    leaf: bytes
+    #: An item of the chain record's evidence.
+    evidence: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """What a reading needs to know of the lane."""
@@ -268,31 +284,32 @@ class Source:
     decoder: Decoder
     #: (key of another version's schema, broker time) -> does it count? See `standing`.
     admits: Callable[[bytes, int], bool]
-    #: Keys of the schemas that this version writes.
-    built_in: frozenset[bytes] = frozenset(kind.fingerprint for kind in events.all_types())
-    #: Per topic, the bytes that begin the leaves of its events here, and their items of evidence.
-    prefixes: tuple[tuple[bytes, bytes], ...] = ()
+    parts: tuple[_Part, ...] = ()
 
     def __post_init__(self) -> None:
+        partition = self.partition
         found = tuple(
-            (
-                hashing.leaf_prefix(topic, self.partition),
-                write_varint(len(topic)) + topic.encode() + write_varint(self.partition),
+            _Part(
+                topic,
+                partition,
+                hashing.leaf_prefix(topic, partition),
+                write_varint(len(topic)) + topic.encode() + write_varint(partition),
             )
             for topic in self.topics
         )
-        object.__setattr__(self, "prefixes", found)
+        object.__setattr__(self, "parts", found)
 
 
-def _order(record: Record) -> tuple[int, str, int, int, str]:
-    sequence = record["trace_seq"]
-    return (
-        record["occurred_at"],
-        record["producer_id"],
-        record["producer_epoch"],
-        -1 if sequence is None else sequence,
-        record["event_id"],
-    )
+def ordered(records: list[Record], *fields: str) -> list[Record]:
+    """The records by these fields; a sequence that is not known comes first."""
+    try:
+        return sorted(records, key=itemgetter(*fields))
+    except TypeError:  # two that are equal up to their sequences, of which one is not known
+
+        def key(record: Record) -> tuple[Any, ...]:
+            return tuple(-1 if record[field] is None else record[field] for field in fields)
+
+        return sorted(records, key=key)
 
 
 def read(session: Session, source: Source) -> Reading:
@@ -307,15 +324,17 @@ def read(session: Session, source: Source) -> Reading:
     seen: dict[str, bytes] = {}
     others: set[tuple[str, bytes]] = set()
     evidence: list[bytes] = []
-    spans: dict[int, list[int]] = {}
+    offsets: list[list[int]] = [[] for _ in source.topics]
     records, refused, duplicates = [], [], 0
     for place, recorded_ms, value in sorted(
         zip(session.places, session.times, session.values, strict=True)
     ):
         number, offset = place >> OFFSET_BITS, place & OFFSET_MASK
+        part = source.parts[number]
         try:
-            record = _event(source.topics[number], recorded_ms, value, source)
-            _check_trace_id(is_trace)
+            record = _event(part.topic, recorded_ms, value, source)
+            if not is_trace:
+                raise Rejected("not_an_event", "trace_id is not 32 lower-case hex digits")
         except Rejected as error:
             refused.append(Refused(number, offset, recorded_ms, key, value, error.reason))
             continue
@@ -328,32 +347,24 @@ def read(session: Session, source: Source) -> Reading:
             continue
         else:
             others.add((event_id, value))
-        prefix, evidence_prefix = source.prefixes[number]
-        leaf = hashing.leaf_behind(prefix, offset, key_digest, value)
-        record["place"] = (source.topics[number], source.partition, offset, leaf)
+        leaf = hashing.leaf_behind(part.leaf, offset, key_digest, value)
+        record["place"] = (part.topic, part.partition, offset, leaf)
         records.append(record)
-        span = spans.get(number)
-        if span is None:
-            spans[number] = [offset, offset, 1]
-        else:
-            span[1] = offset
-            span[2] += 1
+        offsets[number].append(offset)
         id_at = 10 if value[0] else 5
-        # An item of the chain record's evidence; the event id is copied with its length byte.
-        evidence += (
-            evidence_prefix,
-            write_varint(offset),
-            value[id_at : id_at + 37],
-            _LEAF_BYTES,
-            leaf,
-        )
-    records.sort(key=_order)
+        # The event id is copied with its length byte.
+        event_id_item = value[id_at : id_at + 37]
+        evidence += (part.evidence, write_varint(offset), event_id_item, _LEAF_BYTES, leaf)
     chain = Chain(
         session.tenant,
         key.decode("ascii", "replace"),
-        records,
+        ordered(records, "occurred_at", *SEQUENCE),
         b"".join(evidence),
-        [Span(source.topics[n], source.partition, *span) for n, span in spans.items()],
+        [
+            Span(part.topic, part.partition, found[0], found[-1], len(found))
+            for part, found in zip(source.parts, offsets, strict=True)
+            if found
+        ],
         duplicates,
         sorted({event_id for event_id, _ in others}),
         (min(session.times), max(session.times)),
@@ -369,7 +380,7 @@ def _event(topic: str, recorded_ms: int, value: bytes, source: Source) -> Record
     """One decoded event; raises `Rejected`."""
     # `lanes.group_key` let no other framing into a session.
     key, start = (value[2:10], 10) if value[0] else (value[1:5], 5)
-    if key not in source.built_in and not source.admits(key, recorded_ms):
+    if key not in _BUILT_IN and not source.admits(key, recorded_ms):
         raise Rejected("unknown_schema", f"nobody has published the schema {key.hex()} in time")
     name, record = source.decoder.decode_behind(key, start, value)
     if _TOPIC_OF.get(name) != topic:
@@ -377,11 +388,6 @@ def _event(topic: str, recorded_ms: int, value: bytes, source: Source) -> Record
     if not record["event_id"].isascii():
         raise Rejected("not_an_event", "event_id is not ASCII")
     return record
-
-
-def _check_trace_id(is_trace: bool) -> None:
-    if not is_trace:
-        raise Rejected("not_an_event", "trace_id is not 32 lower-case hex digits")
 
 
 _TOPIC_OF: Final[Mapping[str, str]] = {n: k.topic for n, k in events.event_types().items()}

@@ -1,10 +1,11 @@
 """Closings on several cores: a join worker's child processes, and its own share. Edge.
 
 Decoding, rules, hashes and encoding are three quarters of a worker's time, and pure Python on one
-core. `Closers.close` splits what is due between the children and the worker itself, waits for all
-of it, and gives it back in the order in which it was due. A child holds no state and talks to
-nobody but its worker: the records are the same bytes, whoever made them. Whatever goes wrong with
-a child, the worker still has its sessions and closes them itself.
+core. `Closers.begin` splits what is due between the children and the worker itself; while they are
+at it, the worker commits the batch before and folds the next one; `Closers.finish` closes the
+worker's own share and gives all of it back in the order in which it was due. A child holds no state
+and talks to nobody but its worker: the records are the same bytes, whoever made them. Whatever goes
+wrong with a child, the worker still has its sessions and closes them itself.
 """
 
 import atexit
@@ -29,7 +30,7 @@ from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
 from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.closing import Sealed, close, seal
-from trailweave.stream_processors.lanes import Lane
+from trailweave.stream_processors.lanes import Lane, Turn
 from trailweave.stream_processors.session import Session
 from trailweave.stream_processors.verdict import RulesConfig
 
@@ -53,13 +54,13 @@ GC_THRESHOLDS: Final = (20_000, 20, 50)
 _READY: Final = b"ready"
 #: Sent by the terminal or the service manager to all of the group; the worker decides.
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM)
-_BUILT_IN: Final = frozenset(kind.fingerprint for kind in events.all_types())
 
 
 class Due(NamedTuple):
-    """A session that a lane wants closed."""
+    """A session that a lane wants closed in a turn."""
 
     lane: Lane
+    turn: Turn
     session: Session
     reason: str
 
@@ -106,10 +107,51 @@ class _Child:
 
 
 @dataclass(slots=True, eq=False)
+class _Round:
+    """What was shared out and is not collected yet."""
+
+    due: list[Due] = field(default_factory=list)
+    #: Children with what they were sent, by index in `due`; the rest is the worker's own.
+    sent: list[tuple[_Child, list[int]]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Pace:
+    """What the worker does while its children work, measured by what it closes in that time.
+
+    CPU seconds of its thread: waiting for messages or children is no work.
+    """
+
+    s_per_byte: float = 0.0
+    beside_s: float = 0.0
+    _begun_s: float = 0.0
+
+    def begun(self) -> None:
+        """The children have their shares."""
+        self._begun_s = time.thread_time()
+
+    def finishing(self) -> None:
+        """The worker has done what else there was to do."""
+        self.beside_s = time.thread_time() - self._begun_s
+
+    @contextlib.contextmanager
+    def own(self, size: int) -> Iterator[None]:
+        """Around the worker's own share of `size` bytes."""
+        began_s = time.thread_time()
+        yield
+        if size:
+            self.s_per_byte = (time.thread_time() - began_s) / size
+
+    def beside_bytes(self) -> int:
+        """The work beside closing; 0 while nothing was measured."""
+        return int(self.beside_s / self.s_per_byte) if self.s_per_byte else 0
+
+
+@dataclass(slots=True, eq=False)
 class Closers:
     """The children of one worker, up to `count`; 0: it closes everything itself.
 
-    They start with the first batch that is large enough, and batches are closed without them until
+    They start with the first batch that is large enough, and sessions are closed without them until
     they are ready. Not thread-safe.
     """
 
@@ -120,65 +162,99 @@ class Closers:
     _children: list[_Child] = field(default_factory=list)
     #: Monotonic time before which no child is started.
     _start_at: float = 0.0
+    _closed: list[tuple[Due, Sealed]] = field(default_factory=list)
+    _round: _Round = field(default_factory=_Round)
+    _pace: _Pace = field(default_factory=_Pace)
 
     @property
     def ready(self) -> int:
         """How many children take part."""
         return sum(child.ready for child in self._children)
 
-    def close(self, due: Iterable[Due], here: Here) -> list[tuple[Lane, Sealed]]:
-        """Close sessions and have their lanes forget them; what is not to be closed yet stays.
+    @property
+    def busy(self) -> bool:
+        """Whether children still work on what was begun."""
+        return bool(self._round.sent)
 
-        In the order of `due`. Raises what `here` raises.
+    def expect(self, events: int) -> None:
+        """So many events came at once, whose sessions will be due: children had better be there."""
+        if events >= EVENTS_MIN:
+            self._start()
+
+    def begin(self, due: Iterable[Due], here: Here) -> None:
+        """Have lanes forget what is due, and share it out.
+
+        Raises what `here` raises, as `finish` does: lanes that forgot sessions must then be
+        rebuilt. So they must when what was begun is never finished: the next `begin` drops it.
         """
+        self._forget()
         self._tend()
-        closings = []
-        for part in _rounds(due):
-            answers = self._answers(part, here)
-            for index, item in enumerate(part):
-                # A session may be due twice, for its counts and for its deadline.
-                if item.session.closed:
-                    continue
-                answer = answers.get(index, "elsewhere")
-                sealed = here(item) if answer == "elsewhere" else answer
-                if sealed is not None:
-                    item.lane.close(item.session)
-                    closings.append((item.lane, sealed))
-        return closings
+        parts = list(_rounds(_taken(due)))
+        for number, part in enumerate(parts, 1):
+            self._share_out(part)
+            if number < len(parts):
+                self._collect(here)
+        self._pace.begun()
+
+    def finish(self, here: Here) -> list[tuple[Due, Sealed]]:
+        """What was begun, closed, in the order of `due`; waits for the children.
+
+        Lanes take back what is not to be closed yet.
+        """
+        self._pace.finishing()
+        self._collect(here)
+        closed, self._closed = self._closed, []
+        return closed
 
     def stop(self) -> None:
-        """End the children; they hold nothing. `close` may start new ones."""
+        """End the children; they hold nothing. `begin` may start new ones."""
         atexit.unregister(self.stop)
         for child in self._children:
             _end(child)
         self._children.clear()
+        self._round, self._closed = _Round(), []
 
     # --- sharing out ---
 
-    def _answers(self, due: list[Due], here: Here) -> dict[int, Answer]:
-        """Answers by index in `due`; none for what only the worker may close, or is too little."""
+    def _share_out(self, due: list[Due]) -> None:
         sizes = _sizes(due) if self.count else {}
         if sum(len(due[index].session.values) for index in sizes) < EVENTS_MIN:
-            return {}
-        self._start()
+            sizes = {}
         children = [child for child in self._children if child.ready]
-        own, *shares = _balanced(sizes, len(children) + 1)
-        answers: dict[int, Answer] = {}
+        _, *shares = _balanced(sizes, len(children) + 1, self._pace.beside_bytes())
+        sent = [
+            (child, share)
+            for child, share in zip(children, shares, strict=True)
+            if share and self._send(child, [_job(due[index]) for index in share])
+        ]
+        self._round = _Round(due, sent)
+
+    def _collect(self, here: Here) -> None:
+        shared, self._round = self._round, _Round()
+        theirs = {index for _, share in shared.sent for index in share}
+        own = [index for index in range(len(shared.due)) if index not in theirs]
         try:
-            sent = [
-                (child, share)
-                for child, share in zip(children, shares, strict=True)
-                if share and self._send(child, [_job(due[index]) for index in share])
-            ]
-            for index in own:
-                answers[index] = here(due[index])
-            for child, share in sent:
-                answers.update(zip(share, self._receive(child), strict=False))
+            with self._pace.own(sum(shared.due[index].session.size for index in own)):
+                answers: dict[int, Answer] = {index: here(shared.due[index]) for index in own}
         except BaseException:
             # An answer that nobody waits for any more must not meet the next question.
             self.stop()
             raise
-        return answers
+        for child, share in shared.sent:
+            answers.update(zip(share, self._receive(child), strict=False))
+        for index, item in enumerate(shared.due):
+            answer = answers.get(index, "elsewhere")
+            sealed = here(item) if answer == "elsewhere" else answer
+            if sealed is None:
+                item.lane.reopen(item.session)
+            else:
+                self._closed.append((item, sealed))
+
+    def _forget(self) -> None:
+        """Drop what was begun and never finished, with the answers under way."""
+        shared, self._round, self._closed = self._round, _Round(), []
+        for child, _ in shared.sent:
+            self._receive(child)
 
     def _send(self, child: _Child, jobs: list[Job]) -> bool:
         try:
@@ -273,11 +349,17 @@ def _end(child: _Child) -> int | None:
     return code
 
 
+def _taken(due: Iterable[Due]) -> Iterator[Due]:
+    for item in due:
+        item.lane.close(item.session)
+        yield item
+
+
 def _rounds(due: Iterable[Due]) -> Iterator[list[Due]]:
     part, size = [], 0
     for item in due:
         part.append(item)
-        size += sum(map(len, item.session.values))
+        size += item.session.size
         if size >= ROUND_BYTES_MAX:
             yield part
             part, size = [], 0
@@ -290,19 +372,17 @@ def _sizes(due: list[Due]) -> dict[int, int]:
 
     Not one with an event of a schema that is not built in: whether that counts is asked of Kafka.
     """
-    sizes, seen = {}, set()
-    for index, (_, session, _) in enumerate(due):
-        if id(session) in seen or not _BUILT_IN.issuperset({v[2:10] for v in session.values}):
-            continue
-        seen.add(id(session))
-        sizes[index] = sum(map(len, session.values))
-    return sizes
+    return {index: item.session.size for index, item in enumerate(due) if not item.session.foreign}
 
 
-def _balanced(sizes: dict[int, int], count: int) -> list[list[int]]:
-    """The indexes in `count` shares of about as many bytes: the largest first, to the smallest."""
+def _balanced(sizes: dict[int, int], count: int, beside: int) -> list[list[int]]:
+    """The indexes in `count` shares of about as many bytes: the largest first, to the smallest.
+
+    The first share is smaller by `beside`: what its owner does beside closing, in bytes.
+    """
     shares: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0, number) for number in range(count)]
+    loads = [(0, number) for number in range(1, count)]
+    heapq.heappush(loads, (beside if loads else 0, 0))
     for index in sorted(sizes, key=sizes.__getitem__, reverse=True):
         size, number = loads[0]
         shares[number].append(index)
@@ -311,15 +391,15 @@ def _balanced(sizes: dict[int, int], count: int) -> list[list[int]]:
 
 
 def _job(due: Due) -> Job:
-    lane, session, reason = due
+    lane, turn, session, reason = due
     return Job(
         reason,
         session.key,
         session.values,
         session.places,
         session.times,
-        lane.clock_ms(),
-        lane.number,
+        turn.clock_ms,
+        turn.number,
         lane.index,
     )
 
@@ -332,13 +412,10 @@ class _ElsewhereError(Exception):
 
 
 class _Then(NamedTuple):
-    """A lane as its job says."""
+    """A turn as its job says."""
 
     number: int
-    at_ms: int
-
-    def clock_ms(self) -> int:
-        return self.at_ms
+    clock_ms: int
 
 
 class Desk:

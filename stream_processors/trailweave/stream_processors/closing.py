@@ -56,13 +56,14 @@ class Sealed(NamedTuple):
 
 
 class Then(Protocol):
-    """What a record says of its lane: a `Lane`, or what a child process was told of one."""
+    """What a record says of its lane: a `Turn`, or what a child process was told of one."""
 
     @property
     def number(self) -> int:
-        """Of the lane's last transaction."""
+        """Of the record's transaction."""
         ...
 
+    @property
     def clock_ms(self) -> int:
         """The lane's clock."""
         ...
@@ -106,7 +107,7 @@ def dead_letter(
 
 
 def close(
-    session: Session, reason: str, lane: Then, source: Source, config: RulesConfig
+    session: Session, reason: str, turn: Then, source: Source, config: RulesConfig
 ) -> Closing | None:
     """The session's records; None when it is not to be closed yet.
 
@@ -116,18 +117,18 @@ def close(
     reading = read(session, source)
     if reason == "counts" and not reading.chain.whole():
         return None
-    return _closing(session.key, reading, reason, lane, config)
+    return _closing(session.key, reading, reason, turn, config)
 
 
-def _closing(key: bytes, reading: Reading, reason: str, lane: Then, config: RulesConfig) -> Closing:
+def _closing(key: bytes, reading: Reading, reason: str, turn: Then, config: RulesConfig) -> Closing:
     chain = reading.chain
     whole = bool(chain.of("session_started"))
     verdict: Verdict = judge(chain, config) if whole else unjudged(chain)
     at = Circumstances(
         state="closed" if whole else "fragment",
         close_reason=reason,
-        part=lane.number + 1,
-        judged_at_ms=max(lane.clock_ms(), chain.times[1]),
+        part=turn.number,
+        judged_at_ms=max(turn.clock_ms, chain.times[1]),
         dead_lettered=len(reading.refused),
     )
     return Closing(

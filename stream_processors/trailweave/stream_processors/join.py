@@ -3,14 +3,19 @@
 Order of effects in a step, and what a crash between them does:
 
 1. fold a batch into memory                 crash: nothing was said; the next start reads it again
-2. decide closings, produce their records   crash: the transaction is aborted by the next start
-3. send the offsets of *all* lanes with it  (also when nothing moved: it fences a zombie)
-4. commit                                   crash: `init_transactions` of the next start settles it
-5. forget what was committed                in memory only
+2. end the batch: each lane's `Turn`, and the sessions that close with it
+3. commit the batch before and fold the next one while children close those sessions; without work
+   for children, go on at once
+4. produce the records of the batch         crash: the transaction is aborted by the next start
+5. send the offsets of *all* lanes with it  (also when nothing moved: it fences a zombie)
+6. commit                                   crash: `init_transactions` of the next start settles it
+7. forget what was committed                in memory only; then 2 for the next batch
 
-So every input offset stands in exactly one committed record. After any doubt (an error once the
-commit began, an abort, a rebalance) memory is dropped and rebuilt from what is committed: a memory
-that might be ahead of Kafka is worth nothing. `recovery` and `lane_reader` do the rebuilding.
+What a transaction says is its turn's: a batch folded ahead of a commit is neither in its offsets
+nor in its records, and one that is never committed is read again. So every input offset stands in
+exactly one committed record. After any doubt (an error once the commit began, an abort, a
+rebalance) memory is dropped and rebuilt from what is committed: a memory that might be ahead of
+Kafka is worth nothing. `recovery` and `lane_reader` do the rebuilding.
 """
 
 import contextlib
@@ -25,9 +30,6 @@ from typing import Any, Final
 from confluent_kafka import (
     Consumer,
     KafkaError,
-    KafkaException,
-    Message,
-    Producer,
     TopicPartition,
 )
 from trailweave.schemas import events
@@ -38,25 +40,23 @@ from trailweave.schemas.standing import StandingRule, WriterStandings
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.closers import Closers, Due, rare_collections
-from trailweave.stream_processors.closing import Sealed, close, dead_letter, seal
+from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
-from trailweave.stream_processors.lanes import Lane, Refused
+from trailweave.stream_processors.lanes import Lane, Turn
 from trailweave.stream_processors.metrics import JoinMetrics
-from trailweave.stream_processors.offsets import send_offsets
 from trailweave.stream_processors.session import ClosingTimes
+from trailweave.stream_processors.transactions import Transactions, Work, stop_if_fenced
 from trailweave.stream_processors.verdict import RulesConfig
 
 log = logging.getLogger(__name__)
 
-#: Above the longest commit; the broker ends a transaction that a dead worker left open after it.
-TRANSACTION_TIMEOUT_S: Final = 20
-#: How often a commit whose outcome is not known looks whether the worker is to stop.
-COMMIT_POLL_S: Final = 1.0
 #: Waits between tries while Kafka is away.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
 #: How often a schema that nobody has published yet is asked for.
 SCHEMA_INTERVAL_S: Final = 1.0
+#: While children close a batch, what has come is taken, and no more waited for.
+TAKE_S: Final = 0.01
 #: Errors of the connection: librdkafka goes on by itself, and nothing was skipped.
 _PASSING: Final = {
     KafkaError._TRANSPORT,
@@ -64,9 +64,6 @@ _PASSING: Final = {
     KafkaError._RESOLVE,
     KafkaError._TIMED_OUT,
 }
-
-#: Another process took our place in the group, or our transactional id.
-_FENCING: Final = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +86,15 @@ class JoinSettings:
     #: Child processes that share the closing of sessions; 0: none. They import the main module
     #: anew, as `multiprocessing` does: a program of one's own needs its `__main__` guard.
     closers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch that is folded and whose sessions are being closed."""
+
+    turns: list[tuple[Lane, Turn]]
+    #: The member that read it.
+    generation: Any
 
 
 class JoinWorker:
@@ -129,8 +135,9 @@ class JoinWorker:
         self._torn = ""
         self._rebalanced = False
         self._ask_schemas_at = 0.0
-        self._sessions_end: dict[int, int] = {}
-        self._producer: Producer | None = None
+        #: The batch before this one, while children close its sessions.
+        self._batch: _Batch | None = None
+        self._transactions: Transactions | None = None
         self._consumer = self._new_consumer()
         self._confirmer = Confirmer(dict(settings.kafka), self._topics)
         self._consumer.subscribe(
@@ -179,6 +186,7 @@ class JoinWorker:
         # No transaction is open here: a step ends its own before it asks for messages again.
         log.info("lanes %s are revoked", sorted({part.partition for part in parts}))
         self.lanes = {}
+        self._batch = None
         self._assigned = None
         self._torn = ""
         self._rebalanced = True
@@ -188,9 +196,15 @@ class JoinWorker:
 
     # --- one batch ---
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything folded is committed or in open sessions."""
+        return self._batch is None
+
     def step(self) -> int:
         """Fold what has come, close what is due, commit; returns the number of events folded.
 
+        What children close is committed by the next step, which folds its own batch meanwhile.
         Raises `Retryable` when Kafka is away (call again), `Fatal` when a person must look.
         """
         if self._rebalanced and self._assigned is not None:
@@ -199,7 +213,9 @@ class JoinWorker:
         # could commit under the new generation's name.
         generation = self._consumer.consumer_group_metadata()
         messages = lane_reader.consume(
-            self._consumer, self.settings.batch_events_max, self.settings.linger_s
+            self._consumer,
+            self.settings.batch_events_max,
+            self.settings.linger_s if self._batch is None else TAKE_S,
         )
         if self._torn:
             raise Retryable(
@@ -208,21 +224,59 @@ class JoinWorker:
             )
         if self._rebalanced:
             for error in filter(None, (message.error() for message in messages)):
-                self._stop_if_fenced(error)  # it comes once, together with the revocation
+                # It comes once, together with the revocation.
+                stop_if_fenced(error, self.settings.group, self.settings.slot)
             return 0  # of whichever assignment they are: the rebuild reads them again
         folded = self._fold(messages)
-        self._confirmer.poll(self.lanes, self._now_s())
-        self._learn()
+        self._closers.expect(folded)
         try:
-            closings = self._closings()
+            before = self._transaction(self._batch) if self._batch is not None else None
+            self._confirmer.poll(self.lanes, self._now_s())
+            self._learn()
+            self._batch = self._begin(generation)
+            if before is not None:
+                self._commit(before)
+            if not self._closers.busy:
+                self.settle()
         except Retryable:
             # Sessions may be closed by now whose records are lost with the list of them.
             self._drop_memory()
             raise
-        if closings or any(lane.moved for lane in self.lanes.values()):
-            self._commit(closings, generation)
         self._gauge()
         return folded
+
+    def settle(self) -> None:
+        """Commit the batch whose sessions children still close, if there is one."""
+        if self._batch is not None:
+            last, self._batch = self._transaction(self._batch), None
+            if last is not None:
+                self._commit(last)
+
+    def _begin(self, generation: Any) -> _Batch:
+        """End the batch: its sessions are with the children, or wait for `_transaction`."""
+        turns = [(lane, lane.turn()) for lane in self.lanes.values()]
+        due = (
+            Due(lane, turn, session, reason)
+            for lane, turn in turns
+            for session, reason in lane.due()
+        )
+        self._closers.begin(due, self._close_here)
+        return _Batch(turns, generation)
+
+    def _transaction(self, batch: _Batch) -> Work | None:
+        """What the batch's transaction carries; None if there is nothing to say."""
+        closings = self._closers.finish(self._close_here)
+        if not closings and not any(turn.moved for _, turn in batch.turns):
+            return None
+        # Before the next sessions close: this transaction has to say that they are open.
+        offsets = [
+            TopicPartition(topic, lane.index, position, metadata.text())
+            for lane, turn in batch.turns
+            for topic, position, metadata in zip(
+                self._topics, turn.positions, lane.prepare(turn), strict=True
+            )
+        ]
+        return Work(batch.turns, closings, offsets, batch.generation)
 
     def _fold(self, messages: list[lane_reader.Fetched]) -> int:
         lanes, index, folded = self.lanes, self._topic_index, 0
@@ -251,20 +305,10 @@ class JoinWorker:
         elif error.code() in _PASSING and not error.fatal():
             log.warning("Kafka is away: %s", error.str())
         else:
-            self._stop_if_fenced(error)
+            stop_if_fenced(error, self.settings.group, self.settings.slot)
             # What the batch holds behind this message is not folded any more.
             self._drop_memory()
             raise lane_reader.kafka_error("read events", error)
-
-    def _stop_if_fenced(self, error: KafkaError) -> None:
-        # Not tried again: a rebuild would fence the other one in its turn, and so on for ever.
-        if error.code() in _FENCING or (
-            error.code() == KafkaError._FATAL and "fenced" in error.str()
-        ):
-            raise Fatal(
-                f"another worker runs as slot {self.settings.slot} of {self.settings.group}; "
-                "give each process a slot of its own"
-            )
 
     def _learn(self) -> None:
         """Ask once more for schemas that nobody had published when their events came."""
@@ -279,18 +323,10 @@ class JoinWorker:
                 except Rejected as error:
                     log.warning("events of schema %s will be dead-lettered: %s", key.hex(), error)
 
-    def _closings(self) -> list[tuple[Lane, Sealed]]:
-        due = (
-            Due(lane, session, reason)
-            for lane in self.lanes.values()
-            for session, reason in lane.due()
-        )
-        return self._closers.close(due, self._close_here)
-
     def _close_here(self, due: Due) -> Sealed | None:
         source = self._source(due.lane.index)
         try:
-            closing = close(due.session, due.reason, due.lane, source, self.settings.rules)
+            closing = close(due.session, due.reason, due.turn, source, self.settings.rules)
         except _TooEarlyError:
             return None  # it stays open, and is looked at again
         return None if closing is None else seal(closing, self._encoder)
@@ -309,122 +345,24 @@ class JoinWorker:
 
     # --- the transaction ---
 
-    def _commit(self, closings: list[tuple[Lane, Sealed]], generation: Any) -> None:
-        producer = self._producer
-        assert producer is not None
+    def _commit(self, work: Work) -> None:
+        assert self._transactions is not None
         began = time.monotonic()
-        self._sessions_end = {}
-        committing = False
         try:
-            producer.begin_transaction()
-            for lane, closing in closings:
-                self._produce_closing(producer, lane, closing)
-            for lane in self.lanes.values():
-                for refused in lane.refused:
-                    self._produce_dead_letter(producer, lane, refused, None)
-            send_offsets(producer, self._offsets(), generation)
-            committing = True
-            self._commit_until_sure(producer)
+            ends = self._transactions.commit(work)
         except Retryable:
             self._drop_memory()
             raise
-        except (KafkaException, BufferError) as error:
-            self._drop_memory()
-            reason = error.args[0]
-            if not isinstance(reason, KafkaError):
-                raise Retryable(f"couldn't produce: {error}") from error
-            if not committing and not reason.fatal():
-                self._abort(producer)
-            self._stop_if_fenced(reason)
-            raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
-        self._count(closings, time.monotonic() - began)
-        for lane in self.lanes.values():
-            lane.committed(self._sessions_end.get(lane.index, 0))
-
-    def _offsets(self) -> list[TopicPartition]:
-        return [
-            TopicPartition(topic, lane.index, position, metadata.text())
-            for lane in self.lanes.values()
-            for topic, position, metadata in zip(
-                self._topics, lane.positions, lane.prepare(), strict=True
-            )
-        ]
-
-    def _commit_until_sure(self, producer: Producer) -> None:
-        """A retriable timeout says nothing about the outcome: the same commit is asked again.
-
-        Not for ever once the worker is to stop: the next start's `init_transactions` settles it.
-        """
-        began = time.monotonic()
-        while True:
-            try:
-                producer.commit_transaction(COMMIT_POLL_S)
-                return
-            except KafkaException as error:
-                late = time.monotonic() - began > TRANSACTION_TIMEOUT_S
-                if not error.args[0].retriable() or (late and self._stop.is_set()):
-                    raise
-
-    def _abort(self, producer: Producer) -> None:
-        try:
-            producer.abort_transaction(TRANSACTION_TIMEOUT_S)
-        except KafkaException as error:
-            # The next `init_transactions` settles it.
-            log.warning("couldn't abort a transaction: %s", error.args[0].str())
-
-    def _produce(self, producer: Producer, topic: str, **record: Any) -> None:
-        """Queue one record; a full queue is waited for, never dropped."""
-        while True:
-            try:
-                producer.produce(topic, **record)
-                return
-            except BufferError:
-                producer.poll(0.1)
-
-    def _produce_closing(self, producer: Producer, lane: Lane, closing: Sealed) -> None:
-        key, partition = closing.trace_id.encode(), lane.index
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            offset = message.offset()
-            if error is None and offset is not None:
-                end = max(self._sessions_end.get(partition, 0), offset + 1)
-                self._sessions_end[partition] = end
-
-        self._produce(
-            producer,
-            events.SESSIONS_TOPIC,
-            partition=partition,
-            key=key,
-            value=closing.chain,
-            headers=recovery.session_headers(
-                closing.kind, lane.number + 1, closing.session, lane.cut()
-            ),
-            on_delivery=delivered,
-        )
-        for _, finding in closing.findings:
-            self._produce(
-                producer, events.FINDINGS_TOPIC, partition=partition, key=key, value=finding
-            )
-        for refused in closing.refused:
-            self._produce_dead_letter(producer, lane, refused, closing)
-
-    def _produce_dead_letter(
-        self, producer: Producer, lane: Lane, refused: Refused, closing: Sealed | None
-    ) -> None:
-        topic = self._topics[refused.topic]
-        record = dead_letter(topic, lane.index, refused, closing)
-        self._produce(
-            producer,
-            events.DEAD_LETTERS_TOPIC,
-            key=f"{topic}|{lane.index}|{refused.offset}".encode(),
-            value=self._encoder.encode("dead_letter", record),
-        )
+        self._count(work, time.monotonic() - began)
+        for lane, turn in work.turns:
+            lane.committed(turn, ends.get(lane.index, 0))
 
     # --- memory: dropped after any doubt, rebuilt from what is committed ---
 
     def _drop_memory(self) -> None:
         self.lanes = {}
-        self._producer = None
+        self._batch = None
+        self._transactions = None
         self._rebalanced = True
 
     def _rebuild(self) -> None:
@@ -432,7 +370,9 @@ class JoinWorker:
         assigned = sorted(self._assigned or ())
         self.metrics.recoveries.inc()
         self.lanes = {}
-        self._producer = self._new_producer()
+        self._batch = None
+        settings = self.settings
+        self._transactions = Transactions(settings.kafka, settings.group, settings.slot, self._stop)
         began = time.monotonic()
         reader = lane_reader.reading_consumer(dict(self.settings.kafka))
         try:
@@ -456,27 +396,6 @@ class JoinWorker:
             held,
             time.monotonic() - began,
         )
-
-    def _new_producer(self) -> Producer:
-        producer = Producer(
-            {
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 1_000_000,
-                **self.settings.kafka,
-                "message.max.bytes": 2_500_000,
-                "transactional.id": f"{self.settings.group}-{self.settings.slot}",
-                "transaction.timeout.ms": TRANSACTION_TIMEOUT_S * 1000,
-                "acks": "all",
-                "enable.idempotence": True,
-            },
-            logger=log,
-        )
-        lane_reader.translated(
-            "take over the transactional id",
-            lambda: producer.init_transactions(TRANSACTION_TIMEOUT_S),
-        )
-        return producer
 
     def _recover(self, index: int, reader: Consumer) -> Lane:
         """One lane from its committed offsets, the records after them, and its input replayed."""
@@ -526,21 +445,20 @@ class JoinWorker:
 
     # --- figures and the end ---
 
-    def _count(self, closings: list[tuple[Lane, Sealed]], seconds: float) -> None:
-        self.metrics.transaction_s.observe(seconds)
+    def _count(self, work: Work, seconds: float) -> None:
+        metrics, closings = self.metrics, [closing for _, closing in work.closings]
+        metrics.transaction_s.observe(seconds)
         # Added up first: a labelled counter costs more than all else here.
-        closed = Counter((closing.kind, closing.close_reason) for _, closing in closings)
+        closed = Counter((closing.kind, closing.close_reason) for closing in closings)
         for labels, count in closed.items():
-            self.metrics.closed.labels(*labels).inc(count)
-        self.metrics.duplicates.inc(sum(closing.duplicates for _, closing in closings))
-        for _, closing in closings:
-            for rule, _ in closing.findings:
-                self.metrics.findings.labels(rule).inc()
-            for refused in closing.refused:
-                self.metrics.dead_letters.labels(refused.reason.code).inc()
-        for lane in self.lanes.values():
-            for refused in lane.refused:
-                self.metrics.dead_letters.labels(refused.reason.code).inc()
+            metrics.closed.labels(*labels).inc(count)
+        metrics.duplicates.inc(sum(closing.duplicates for closing in closings))
+        for rule in (rule for closing in closings for rule, _ in closing.findings):
+            metrics.findings.labels(rule).inc()
+        refused = [closing.refused for closing in closings]
+        refused += [turn.refused for _, turn in work.turns]
+        for code in (record.reason.code for records in refused for record in records):
+            metrics.dead_letters.labels(code).inc()
 
     def _gauge(self) -> None:
         self.metrics.closers.set(self._closers.ready)
@@ -584,3 +502,5 @@ def run(
                 log.warning("%s; trying again in %.1f s", error, backoff_s)
                 stop.wait(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+        with contextlib.suppress(Retryable):  # it will be read again
+            worker.settle()

@@ -2,8 +2,8 @@
 
 Pure: no Kafka, no wall clock. The worker folds whole batches, then asks `due` which sessions
 close; both orders matter (closing inside a batch would put two events of one batch on both sides
-of a cut). What a commit must say is `positions` and `metadata`; a recovery goes through
-`recovery.replay`.
+of a cut). `turn` ends a batch: it holds what that batch's transaction says, so that the next one
+may be folded before the commit. A recovery goes through `recovery.replay`.
 """
 
 import heapq
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from trailweave.schemas import events
 from trailweave.schemas.codec import CONFLUENT, SINGLE_OBJECT, TENANT_BYTES_MAX, Decoder
 from trailweave.schemas.errors import Reason, Rejected
 from trailweave.stream_processors.session import NEVER_MS, ClosingTimes, Session
@@ -48,6 +49,21 @@ class Committed:
     positions: tuple[int, ...]
     #: End of the lane's own sessions partition as known before it.
     sessions_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a batch's transaction says of its lane, whatever is folded after it."""
+
+    #: Number of the transaction.
+    number: int
+    #: Positions after the batch, per topic: the cut of its records.
+    positions: tuple[int, ...]
+    #: The lane's clock.
+    clock_ms: int
+    refused: list[Refused]
+    #: Whether there is anything that a commit must carry, closings apart.
+    moved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +111,11 @@ def group_key(key: bytes | None, value: bytes | None) -> bytes:
     return value[start + 38 : end]
 
 
+def _schema_key(value: bytes) -> bytes:
+    """What names the schema of bytes that `group_key` has let through."""
+    return value[2:10] if value[:2] == SINGLE_OBJECT else value[1:5]
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """State of one lane between two commits."""
@@ -105,7 +126,7 @@ class Lane:
     times: ClosingTimes
     #: Decodes `CLOSING_FIELDS` at least.
     decoder: Decoder
-    #: Number of the last transaction that carried this lane.
+    #: Number of the last turn.
     number: int = 0
     sessions: dict[bytes, Session] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
@@ -157,6 +178,7 @@ class Lane:
         session.values.append(value)
         session.places.append(topic << OFFSET_BITS | offset)
         session.times.append(recorded_ms)
+        session.size += len(value)
         if recorded_ms > session.last_ms:
             session.last_ms = recorded_ms
         special = self._special.get(value[2:10], "")
@@ -197,14 +219,17 @@ class Lane:
         self._schedule(session)
 
     def _classify(self, session: Session, recorded_ms: int, value: bytes) -> str:
-        key = value[2:10] if value[:2] == SINGLE_OBJECT else value[1:5]
+        key = _schema_key(value)
+        own = value[:2] == SINGLE_OBJECT and key in events.fingerprints()
+        if not own:
+            session.foreign = True
         if key not in self.decoder.known:
             wait = recorded_ms + self.times.unknown_schema_wait_ms
             session.unknown[key] = max(session.unknown.get(key, 0), wait)
             self.unknown.setdefault(key, []).append((session, recorded_ms, value))
             return "unknown"
         name = self.decoder.name_of(key)
-        if value[:2] == SINGLE_OBJECT:
+        if own:
             self._special[key] = name if name in CLOSING_FIELDS else None
         return name
 
@@ -230,9 +255,7 @@ class Lane:
             return
         cut = self.cuts.get(group)
         if cut is None or offset >= cut[topic]:
-            held = self.positions[topic]
-            self.fold(topic, offset, recorded_ms, key, value)
-            self.positions[topic] = max(held, offset + 1)
+            self._fold_again(topic, offset, recorded_ms, key, value)
 
     # --- the clock ---
 
@@ -281,6 +304,44 @@ class Lane:
             else:
                 self.unknown.pop(key, None)
 
+    def reopen(self, session: Session) -> None:
+        """Take back a session that was not to be closed yet, before its turn is committed.
+
+        What was folded under its key since `close` is folded into it again.
+        """
+        session.closed = False
+        newer = self.sessions.get(session.key)
+        self.sessions[session.key] = session
+        for recorded_ms, value in zip(session.times, session.values, strict=True):
+            if (key := _schema_key(value)) in session.unknown:
+                self.unknown.setdefault(key, []).append((session, recorded_ms, value))
+        # What is left of it in the heap was passed over, or will be, as stale.
+        session.scheduled_ms = NEVER_MS
+        self._schedule(session)
+        if newer is not None:
+            self._merge(session, newer)
+
+    def _merge(self, session: Session, newer: Session) -> None:
+        newer.closed = True
+        for topic, queue in enumerate(self._lows):
+            if session.first[topic] < 0 <= newer.first[topic]:
+                # In its place, for a queue is in the order of its offsets.
+                session.first[topic] = newer.first[topic]
+                at = queue.index((newer.first[topic], newer))
+                queue[at] = (newer.first[topic], session)
+        for key in newer.unknown:
+            self.unknown[key] = [entry for entry in self.unknown[key] if entry[0] is not newer]
+        for place, recorded_ms, value in zip(newer.places, newer.times, newer.values, strict=True):
+            topic, offset = place >> OFFSET_BITS, place & OFFSET_MASK
+            self._fold_again(topic, offset, recorded_ms, session.key[:32], value)
+
+    def _fold_again(
+        self, topic: int, offset: int, recorded_ms: int, key: bytes | None, value: bytes | None
+    ) -> None:
+        held = self.positions[topic]
+        self.fold(topic, offset, recorded_ms, key, value)
+        self.positions[topic] = max(held, offset + 1)
+
     def held(self) -> int:
         """Events in open sessions."""
         return sum(len(session.values) for session in self.sessions.values())
@@ -298,9 +359,15 @@ class Lane:
 
     # --- what a commit says ---
 
-    def cut(self) -> tuple[int, ...]:
-        """The positions, as a record made now carries them."""
-        return tuple(self.positions)
+    def turn(self) -> Turn:
+        """End a batch: what is folded from here on belongs to the next one.
+
+        Call `prepare` for the turn before: what closes in this one is still open for that one.
+        """
+        self.number += 1
+        refused, self.refused = self.refused, []
+        moved, self.moved = self.moved, False
+        return Turn(self.number, tuple(self.positions), self.clock_ms(), refused, moved)
 
     def lows(self) -> list[int]:
         """Per topic, the lowest offset that an open session holds; else the position."""
@@ -311,9 +378,10 @@ class Lane:
             result.append(queue[0][0] if queue else self.positions[topic])
         return result
 
-    def prepare(self) -> list[Metadata]:
-        """Metadata per topic for the transaction under way; `committed` must follow its commit."""
-        lows = self.lows()
+    def prepare(self, turn: Turn) -> list[Metadata]:
+        """Metadata per topic for the turn's transaction; `committed` must follow its commit."""
+        # Sessions that only a later batch opened hold nothing below the turn's positions.
+        lows = list(map(min, self.lows(), turn.positions))
         # A bound on every record whose transaction consumed any offset at or above a low: the
         # first remembered transaction that went beyond one. Taken at the commit instead, a session
         # closed and reopened between two commits would be counted twice after a crash.
@@ -322,12 +390,9 @@ class Lane:
         ):
             self.history.popleft()
         start = self.history[0].sessions_end if self.history else self.sessions_end
-        return [Metadata(self.number + 1, low, start) for low in lows]
+        return [Metadata(turn.number, low, start) for low in lows]
 
-    def committed(self, sessions_end: int) -> None:
-        """The transaction that `prepare` was for is committed; `sessions_end` from its reports."""
-        self.history.append(Committed(tuple(self.positions), self.sessions_end))
+    def committed(self, turn: Turn, sessions_end: int) -> None:
+        """The turn's transaction is committed; `sessions_end` from its delivery reports."""
+        self.history.append(Committed(turn.positions, self.sessions_end))
         self.sessions_end = max(self.sessions_end, sessions_end)
-        self.number += 1
-        self.refused.clear()
-        self.moved = False

@@ -41,6 +41,10 @@ class Session:
     values: list[bytes] = field(default_factory=list)
     places: "array[int]" = field(default_factory=lambda: array("q"))
     times: "array[int]" = field(default_factory=lambda: array("q"))
+    #: Bytes of `values`.
+    size: int = 0
+    #: Whether an event's schema is not one that this version writes.
+    foreign: bool = False
     last_ms: int = 0
     closed: bool = False
     #: Broker time of the first root `session_ended`, or 0.

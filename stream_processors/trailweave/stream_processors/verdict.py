@@ -15,7 +15,7 @@ from trailweave.schemas.compiled_write import Items
 from trailweave.schemas.errors import Fatal
 from trailweave.schemas.varint import write_varint
 from trailweave.stream_processors.bounds import bounded, text, text_or_none
-from trailweave.stream_processors.chain import Chain, Record, values
+from trailweave.stream_processors.chain import SEQUENCE, Chain, Record, ordered, values
 from trailweave.stream_processors.ranges import ProducerRange
 from trailweave.stream_processors.rules import RULES, RULES_VERSION, Hit, Rule
 from trailweave.stream_processors.rules.rule import Source
@@ -99,7 +99,7 @@ def judge(chain: Chain, config: RulesConfig, rules: Iterable[Rule] = RULES) -> V
     for rule in rules:
         if rule.name in config.off:
             continue
-        if not (available.issuperset(rule.needs) and rule.when(chain)):
+        if not available.issuperset(rule.needs) or (rule.when and not rule.when(chain)):
             not_evaluable.append(rule.name)
             continue
         # One finding per subject: a later hit on it says the same of other events.
@@ -120,12 +120,13 @@ def judge(chain: Chain, config: RulesConfig, rules: Iterable[Rule] = RULES) -> V
 
 
 def _missing(chain: Chain, by_producer: dict[str, list[ProducerRange]]) -> Iterable[dict[str, str]]:
+    expected, counts = chain.expected or {}, chain.counts
     for producer, ranges in by_producer.items():
         for part in ranges:
-            yield from _sequence_lacks(part)
-        promised = (chain.expected or {}).get(producer)
-        count = chain.counts.get(producer, 0)
-        if promised is not None and count < promised:
+            if part.missing or part.conflicting:
+                yield from _sequence_lacks(part)
+        promised, count = expected.get(producer, 0), counts.get(producer, 0)
+        if count < promised:
             yield _lack("count", producer, f"{count} of {promised} announced events arrived")
     for event_id in chain.conflicts:
         yield _lack("conflict", event_id, "two different events have this id")
@@ -152,10 +153,12 @@ def _lack(what: str, subject: str, detail: str) -> dict[str, str]:
 def _completeness(chain: Chain, missing: list[dict[str, str]], ranges: list[ProducerRange]) -> str:
     if missing:
         return "incomplete"
-    sequenced = all(r["trace_seq"] is not None for r in chain.records)
     expected = chain.expected
-    announced = expected is not None and all(r.producer_id in expected for r in ranges)
-    return "complete" if sequenced and announced and chain.of("session_started") else "unprovable"
+    if expected is None or not chain.of("session_started"):
+        return "unprovable"
+    sequenced = None not in [record["trace_seq"] for record in chain.records]
+    announced = expected.keys() >= {part.producer_id for part in ranges}
+    return "complete" if sequenced and announced else "unprovable"
 
 
 class Circumstances(NamedTuple):
@@ -177,7 +180,7 @@ def chain_record(
     # Translated records without a time have 0, and stand in front of all others.
     first = root or next((r for r in chain.records if r["occurred_at"]), None)
     responses = chain.of("model_responded")
-    leaves = [record["place"][3] for record in sorted(chain.records, key=_root_order)]
+    leaves = [record["place"][3] for record in ordered(chain.records, *SEQUENCE)]
     record = {
         "tenant": chain.tenant,
         "trace_id": chain.trace_id,
@@ -194,7 +197,7 @@ def chain_record(
         "duplicates": chain.duplicates,
         "dead_lettered": at.dead_lettered,
         "counts": chain.types,
-        "producers": [_producer(part, chain) for part in verdict.ranges],
+        "producers": _producers(verdict.ranges, chain.expected or {}),
         **_who_and_what(chain),
         "models": sorted({_model(r) for r in responses if r["model"] or r["model_version"]}),
         "pairs": _pairs(chain.of("credential_used")),
@@ -229,26 +232,29 @@ def chain_record(
 def _who_and_what(chain: Chain) -> dict[str, Any]:
     """The parts of the chain record that gather something from every event: one pass."""
     identities, sponsors, agents, classes = set(), set(), set(), set()
-    pairs, hows = set(), set()
+    pairs, hows, told = set(), set(), set()
     handles: dict[tuple[str, str], str] = {}
-    workflow = parent = actor = sponsor = None
+    workflow = parent = None
     for record in chain.records:
-        # Events of one producer share these objects: see `compiled`.
-        if record["actor"] is not actor or record["sponsor"] is not sponsor:
-            actor, sponsor = record["actor"], record["sponsor"]
-            subject = text(actor["subject"])
-            identities.add(subject)
-            if sponsor is not None:
-                sponsors.add(text(sponsor["subject"]))
-                if actor["kind"] != "human":
-                    pairs.add((subject, text(sponsor["subject"])))
-        agents.add(record["agent_id"])
-        classes.add(record["data_class"])
         correlation = record["correlation"]
         hows.add(correlation["how"])
         if correlation["handles"] or record.get("handles"):
             for handle in (*correlation["handles"], *record.get("handles", ())):
                 handles.setdefault((handle["kind"], handle["hash"]), record["event_id"])
+        actor = record["actor"]
+        # Events share this object only together with all that is read below: see `REPEATING`.
+        if id(actor) in told:
+            continue
+        told.add(id(actor))
+        subject = text(actor["subject"])
+        identities.add(subject)
+        sponsor = record["sponsor"]
+        if sponsor is not None:
+            sponsors.add(text(sponsor["subject"]))
+            if actor["kind"] != "human":
+                pairs.add((subject, text(sponsor["subject"])))
+        agents.add(record["agent_id"])
+        classes.add(record["data_class"])
         workflow = workflow or record["workflow_id"]
         parent = parent or record["parent_trace_id"]
     used = {record["credential_id"] for name in _CREDENTIALS for record in chain.of(name)}
@@ -286,26 +292,19 @@ def _sum(records: list[Record], key: str) -> int:
     return max(-(1 << 63), min((1 << 63) - 1, sum(r[key] or 0 for r in records)))
 
 
-def _root_order(record: Record) -> tuple[str, int, int, str]:
-    sequence = record["trace_seq"]
-    return (
-        record["producer_id"],
-        record["producer_epoch"],
-        -1 if sequence is None else sequence,
-        record["event_id"],
-    )
-
-
-def _producer(part: ProducerRange, chain: Chain) -> dict[str, Any]:
-    return {
-        "producer_id": text(part.producer_id),
-        "epoch": part.epoch,
-        "events": part.events,
-        "first_seq": part.first_seq,
-        "last_seq": part.last_seq,
-        "gaps": [number for gap in part.gaps for number in gap],
-        "expected": (chain.expected or {}).get(part.producer_id),
-    }
+def _producers(ranges: list[ProducerRange], expected: dict[str, int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "producer_id": text(producer),
+            "epoch": epoch,
+            "events": events,
+            "first_seq": first,
+            "last_seq": last,
+            "gaps": [number for gap in gaps for number in gap] if gaps else [],
+            "expected": expected.get(producer),
+        }
+        for producer, epoch, events, first, last, gaps, *_ in ranges
+    ]
 
 
 def _model(response: Record) -> str:

@@ -144,7 +144,7 @@ def test_whatever_is_accepted_can_be_judged_and_stored(seed: int) -> None:
         stored = TRACE_IDS[name], bytes(value)
         held.fold(topic, held.positions[topic], 1, *stored)
     for session in list(held.sessions.values()):
-        closing = close(session, "idle", held, source(DECODER), RulesConfig())
+        closing = close(session, "idle", held.turn(), source(DECODER), RulesConfig())
         assert closing is not None
         ENCODER.encode("chain", closing.chain)
         for finding in closing.findings:

@@ -23,7 +23,7 @@ from tests.unit.stream_processors.builders import (
 
 def close_first(held: Lane, reason: str, other: Source | None = None) -> Closing | None:
     session = next(iter(held.sessions.values()))
-    return close(session, reason, held, other or source(), RulesConfig())
+    return close(session, reason, held.turn(), other or source(), RulesConfig())
 
 
 def held_with(*made: Made, at_ms: int = 5) -> Lane:

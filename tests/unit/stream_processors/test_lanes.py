@@ -9,7 +9,7 @@ from trailweave.schemas.codec import CONFLUENT, Decoder
 from trailweave.schemas.compiled import Json
 from trailweave.schemas.errors import Rejected
 from trailweave.schemas.events import event_types, fingerprint_of
-from trailweave.stream_processors.lanes import CLOSING_FIELDS, Metadata, group_key
+from trailweave.stream_processors.lanes import CLOSING_FIELDS, Lane, Metadata, group_key
 
 from tests.unit.stream_processors.builders import (
     CLOSING_DECODER,
@@ -257,7 +257,7 @@ def test_nothing_is_decided_while_a_batch_is_folded() -> None:
     (session,) = [session for session, _ in held.due()]
 
     assert len(session.values) == len(made) + 1
-    assert held.cut() == tuple(held.positions)
+    assert held.turn().positions == tuple(held.positions)
 
 
 def test_an_event_after_the_close_opens_a_session_of_its_own() -> None:
@@ -369,10 +369,10 @@ def test_refused_records_hold_no_low_back() -> None:
     assert held.lows() == [1, 0, 0, 0, 0]
 
 
-def commit(held: object, sessions_end: int) -> Metadata:
-    first, *_ = held.prepare()  # type: ignore[attr-defined]
-    held.committed(sessions_end)  # type: ignore[attr-defined]
-    assert isinstance(first, Metadata)
+def commit(held: Lane, sessions_end: int) -> Metadata:
+    turn = held.turn()
+    first, *_ = held.prepare(turn)
+    held.committed(turn, sessions_end)
     return first
 
 
@@ -408,6 +408,90 @@ def test_a_commit_forgets_what_it_carried() -> None:
     commit(held, 0)
 
     assert (held.refused, held.moved, held.number) == ([], False, 1)
+
+
+def test_a_commit_says_nothing_of_what_was_folded_after_its_turn() -> None:
+    held = lane()
+    feed(held, Trace().event("session_started"))
+    turn = held.turn()
+    feed(held, Trace(OTHER).event("session_started"))
+    held.fold(1, 0, 1, b"x", b"garbage")
+    metadata = held.prepare(turn)
+    held.committed(turn, 0)
+
+    assert (turn.positions, [m.low for m in metadata]) == ((1, 0, 0, 0, 0), [0, 0, 0, 0, 0])
+    assert turn.refused == []
+    assert (held.moved, len(held.refused)) == (True, 1)
+
+
+# --- sessions that are taken back ---
+
+
+def test_a_session_taken_back_has_what_came_while_it_was_away() -> None:
+    held = lane()
+    trace = Trace()
+    feed(held, trace.event("session_started"), trace.event("prompt_submitted"))
+    away = held.sessions[KEY]
+    held.close(away)
+    feed(held, trace.event("session_started"), trace.event("tool_executed", call_id="c"), at_ms=9)
+    held.reopen(away)
+
+    assert held.sessions == {KEY: away}
+    assert places(away) == {(0, 0), (0, 1), (0, 2), (3, 0)}
+    assert (away.last_ms, away.size) == (9, sum(map(len, away.values)))
+    assert held.positions == [3, 0, 0, 1, 0]
+
+
+def test_a_session_taken_back_holds_its_lows_and_those_of_what_came() -> None:
+    held = lane()
+    feed(held, Trace().event("session_started"))
+    away = held.sessions[KEY]
+    held.close(away)
+    feed(held, Trace().event("tool_executed", call_id="c"))
+    feed(held, Trace(OTHER).event("tool_executed", call_id="c"))
+    held.reopen(away)
+
+    assert held.lows() == [0, 0, 0, 0, 0]
+    held.close(away)
+    assert held.lows() == [1, 0, 0, 1, 0]
+
+
+def test_a_session_taken_back_closes_at_its_deadline() -> None:
+    held = lane()
+    feed(held, Trace().event("session_started"))
+    confirm(held, 9_000)
+    (away,) = [session for session, _ in held.due()]
+    held.close(away)
+    held.reopen(away)
+
+    assert closed(held) == [(KEY, "idle")]
+    assert closed(held) == []
+
+
+def test_a_session_taken_back_with_all_that_was_announced_is_due() -> None:
+    held = lane()
+    trace = Trace()
+    feed(held, trace.event("session_started"), trace.ended({"agent-1": 3}))
+    away = held.sessions[KEY]
+    held.close(away)
+    feed(held, trace.event("prompt_submitted"))
+    held.reopen(away)
+
+    assert closed(held) == [(KEY, "counts")]
+
+
+def test_a_session_taken_back_still_waits_for_its_schema() -> None:
+    later = Later()
+    held = lane(decoder=Decoder(CLOSING_FIELDS, later))
+    made = Trace().event("session_started")
+    feed(held, made, value=made.value[:2] + b"newer!!!" + made.value[10:])
+    away = held.sessions[KEY]
+    held.close(away)
+    assert held.unknown == {}
+    feed(held, made, value=made.value[:2] + b"newer!!!" + made.value[10:])
+    held.reopen(away)
+
+    assert [session for session, _, _ in held.unknown[b"newer!!!"]] == [away, away]
 
 
 # --- replay ---

@@ -1,7 +1,8 @@
 """Runs of one lane against a log in memory, with crashes at every point between two effects.
 
 The lane, the closing, the cuts, the metadata and the replay are the real ones; the log, the
-transactions and the crashes are the model's. Two things are held: after each recovery the lane is
+transactions, the children that close sessions while the next batch is folded, and the crashes are
+the model's. Two things are held: after each recovery the lane is
 as the last commit left it, and in the end every input offset was taken by exactly one committed
 record or dead letter. Each rule of the protocol, switched off, must be caught by the same runs.
 """
@@ -20,7 +21,7 @@ from hypothesis import settings
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import recovery
 from trailweave.stream_processors.closing import close
-from trailweave.stream_processors.lanes import Lane
+from trailweave.stream_processors.lanes import Lane, Metadata, Turn
 from trailweave.stream_processors.rules import RULES
 from trailweave.stream_processors.session import ClosingTimes, Session
 from trailweave.stream_processors.verdict import RulesConfig
@@ -65,6 +66,9 @@ class Rules:
     close_after_the_batch: bool = True
     believe_the_offsets: bool = True
     subtract_evidence: bool = False
+    say_the_turn: bool = True
+    prepare_before_the_next_closings: bool = True
+    fold_again_what_came_since: bool = True
 
 
 @cache
@@ -111,14 +115,23 @@ class Broker:
     evidence: set[Place] = field(default_factory=set)
 
 
+Sessions = dict[bytes, tuple[object, ...]]
+
+
 @dataclass
 class Transaction:
-    """What a step is about to commit."""
+    """What a batch is about to commit."""
 
-    records: list[Headers] = field(default_factory=list)
+    turn: Turn
+    due: list[tuple[Session, str]]
+    #: All sessions as they were when the batch ended.
+    held: Sessions
     taken: list[Place] = field(default_factory=list)
     evidence: set[Place] = field(default_factory=set)
     closed: list[tuple[Session, str]] = field(default_factory=list)
+    offsets: list[tuple[str, int, str | None]] = field(default_factory=list)
+    #: What a recovery must bring back once this is committed.
+    after: tuple[object, ...] = ()
 
 
 class Run:
@@ -130,8 +143,9 @@ class Run:
         self.broker = Broker()
         self.now_ms = 1
         self.snapshot: tuple[object, ...] | None = None
+        #: A batch whose sessions the children close.
+        self.ahead: Transaction | None = None
         self.lane = self.recovered()
-        self.unfinished = Transaction()
 
     def play(self) -> None:
         for _ in range(ROUNDS):
@@ -180,11 +194,20 @@ class Run:
         middle = len(found) if self.rules.close_after_the_batch else len(found) // 2
         for topic, offset, record in found[:middle]:
             self.lane.fold(topic, offset, *record)
+        before, self.ahead = self.ahead, None
+        if before is not None:
+            self.finish(before)
         self.confirm()
-        work = self.decide()
-        for topic, offset, record in found[middle:]:
-            self.lane.fold(topic, offset, *record)
-        if work.closed or self.lane.moved:
+        work = self.begin(found[middle:])
+        if before is not None:
+            if not self.rules.prepare_before_the_next_closings:
+                self.prepare(before)
+            if not self.transact(before):
+                return  # of what was begun nothing is left
+        if self.chance.random() < 0.5:
+            self.ahead = work
+        else:
+            self.finish(work)
             self.transact(work)
 
     def confirm(self) -> None:
@@ -196,15 +219,23 @@ class Run:
                 self.lane.confirm(topic, asked_ms)
         self.now_ms += self.chance.choice((0, 1, 5))
 
-    def decide(self) -> Transaction:
-        work = Transaction()
+    def begin(self, rest: list[tuple[int, int, Stored]]) -> Transaction:
+        """End the batch; `rest` is what a control folds only after the closings."""
+        held, due = sessions_of(self.lane), []
         for session, reason in self.lane.due():
-            if self.chance.random() < 0.1:
-                continue  # its schemas may still be published
-            closing = close(session, reason, self.lane, source(CLOSING_AND_RULES), NO_RULES)
-            if closing is None:
-                continue
             self.lane.close(session)
+            due.append((session, reason))
+        for topic, offset, record in rest:
+            self.lane.fold(topic, offset, *record)
+        return Transaction(self.lane.turn(), due, held)
+
+    def finish(self, work: Transaction) -> None:
+        for session, reason in work.due:
+            closing = close(session, reason, work.turn, source(CLOSING_AND_RULES), NO_RULES)
+            # By chance, its schemas may still be published.
+            if closing is None or self.chance.random() < 0.1:
+                self.reopen(session)
+                continue
             work.closed.append((session, closing.kind))
             held = places(session)
             evidence = {
@@ -218,55 +249,66 @@ class Run:
                 raise WrongError("a record does not account for all that it holds")
             work.taken += held
             work.evidence |= evidence
-        return work
+        work.taken += [(refused.topic, refused.offset) for refused in work.turn.refused]
+        self.prepare(work)
 
-    def transact(self, work: Transaction) -> None:
+    def reopen(self, session: Session) -> None:
+        if not self.rules.fold_again_what_came_since:
+            self.lane.sessions.pop(session.key, None)
+        self.lane.reopen(session)
+
+    def prepare(self, work: Transaction) -> None:
+        """Offsets and metadata of all topics, and the state that they are to bring back."""
+        known_end = len(self.broker.sessions)
+        positions = work.turn.positions if self.rules.say_the_turn else self.lane.positions
+        metadata = self.lane.prepare(work.turn)
+        work.offsets = []
+        for number, (topic, before, known) in enumerate(self.broker.committed):
+            meta = metadata[number]
+            start = self.rules.bound(meta.sessions_from, known_end)
+            moved = positions[number] != before or self.rules.send_all_offsets
+            text = f"v1;{meta.number};{meta.low};{start}" if moved else known
+            work.offsets.append((topic, positions[number], text))
+        closed = {session.key for session, _ in work.closed}
+        still_open = {key: held for key, held in work.held.items() if key not in closed}
+        work.after = lane_state(work.turn, still_open, metadata)
+
+    def transact(self, work: Transaction) -> bool:
+        """Commit; False when the worker began anew."""
+        if not work.closed and not work.turn.moved:
+            return True
         lane, broker, chance = self.lane, self.broker, self.chance
-        number = lane.number + 1
-        work.records = [
-            dict(recovery.session_headers(kind, number, session.key, lane.cut()))
+        positions = work.turn.positions if self.rules.say_the_turn else lane.positions
+        records = [
+            dict(recovery.session_headers(kind, work.turn.number, session.key, positions))
             for session, kind in work.closed
         ]
-        work.taken += [(refused.topic, refused.offset) for refused in lane.refused]
-        offsets = self.offsets()
         if chance.random() < 0.2:
-            self.crash_before_the_commit(work)
-            return
-        end = len(broker.sessions) + len(work.records)
-        broker.sessions += [*work.records, None]
-        broker.before, broker.committed = broker.committed, offsets
+            return self.crash_before_the_commit(work, records)
+        end = len(broker.sessions) + len(records)
+        broker.sessions += [*records, None]
+        broker.before, broker.committed = broker.committed, work.offsets
         broker.taken.update(work.taken)
         broker.evidence |= work.evidence
-        lane.committed(end if work.records and chance.random() < 0.9 else 0)
-        self.snapshot = state(lane)
+        lane.committed(work.turn, end if records and chance.random() < 0.9 else 0)
+        self.snapshot = work.after
         if chance.random() < 0.2:
             # The commit was applied, and its reply never came: or came, and then the end.
             if not self.rules.believe_the_offsets:
                 broker.committed = broker.before
             self.lane = self.recovered()
+            return False
+        return True
 
-    def offsets(self) -> list[tuple[str, int, str | None]]:
-        known_end = len(self.broker.sessions)
-        found: list[tuple[str, int, str | None]] = []
-        metadata = self.lane.prepare()
-        for number, (topic, before, _) in enumerate(self.broker.committed):
-            meta = metadata[number]
-            position = self.lane.positions[number]
-            start = self.rules.bound(meta.sessions_from, known_end)
-            text = f"v1;{meta.number};{meta.low};{start}"
-            if position == before and not self.rules.send_all_offsets:
-                text = self.broker.committed[number][2] or text
-            found.append((topic, position, text))
-        return found
-
-    def crash_before_the_commit(self, work: Transaction) -> None:
+    def crash_before_the_commit(self, work: Transaction, records: list[Headers]) -> bool:
         """Some records were written and are aborted by the next start."""
-        written = self.chance.randint(0, len(work.records))
+        written = self.chance.randint(0, len(records))
         self.broker.sessions += [None] * (written + 1)
         if self.rules.forget_after_abort:
             self.lane = self.recovered()
-        else:
-            self.lane.committed(0)
+            return False
+        self.lane.committed(work.turn, 0)
+        return True
 
     # --- recovery, as `JoinWorker._recover` does it ---
 
@@ -280,7 +322,9 @@ class Run:
         lane = Lane(0, list(point.positions), TIMES, CLOSING_DECODER, sessions_end=end)
         cuts = self.rules.cuts(headers)
         recovery.replay(lane, point, headers_of(cuts), self.between(point))
-        if self.snapshot is not None and state(lane) != self.snapshot:
+        turn = Turn(lane.number, tuple(lane.positions), 0, [], moved=False)
+        after = lane_state(turn, sessions_of(lane), lane.prepare(turn))
+        if self.snapshot is not None and after != self.snapshot:
             raise WrongError("the recovery is not the state of the last commit")
         return lane
 
@@ -300,9 +344,13 @@ class Run:
     def drain(self) -> None:
         """No more arrives, and all is read and closed; a crash is still possible in between."""
         for _ in range(200):
-            if not self.lane.sessions and not any(
-                any(log[start:])
-                for log, start in zip(self.broker.inputs, self.lane.positions, strict=True)
+            if (
+                self.ahead is None
+                and not self.lane.sessions
+                and not any(
+                    any(log[start:])
+                    for log, start in zip(self.broker.inputs, self.lane.positions, strict=True)
+                )
             ):
                 return
             self.now_ms += 50
@@ -327,22 +375,25 @@ def headers_of(cuts: dict[bytes, list[int]]) -> list[Headers]:
     ]
 
 
-def state(lane: Lane) -> tuple[object, ...]:
-    """All of a lane that a recovery must bring back."""
-    sessions = {
+def sessions_of(lane: Lane) -> Sessions:
+    """All of the open sessions that a recovery must bring back."""
+    return {
         key: (
             places(s),
             tuple(s.first),
-            (s.last_ms, s.ended_ms, s.expected_total),
+            (s.last_ms, s.ended_ms, s.expected_total, s.size, s.foreign),
             (dict(s.expected), dict(s.pending), set(s.decided), dict(s.unknown)),
         )
         for key, s in lane.sessions.items()
     }
-    metadata = lane.prepare()
+
+
+def lane_state(turn: Turn, held: Sessions, metadata: list[Metadata]) -> tuple[object, ...]:
+    """All of a lane that a recovery must bring back."""
     # With nothing held the bound is whatever end is known: only above it records are written.
-    bound = metadata[0].sessions_from if lane.sessions else None
+    bound = metadata[0].sessions_from if held else None
     lows = [meta.low for meta in metadata]
-    return sessions, list(lane.positions), lane.number, lows, bound
+    return held, list(turn.positions), turn.number, lows, bound
 
 
 def fails(seed: int, rules: Rules) -> bool:
@@ -385,6 +436,11 @@ SHORTCUTS: Final = {
     "sessions close inside a batch": Rules(close_after_the_batch=False),
     "a commit in doubt counts as aborted": Rules(believe_the_offsets=False),
     "the evidence is subtracted, not the cut": Rules(cuts=no_cuts, subtract_evidence=True),
+    "a commit says what was folded after its batch": Rules(say_the_turn=False),
+    "the next closings are done before a commit is prepared": Rules(
+        prepare_before_the_next_closings=False
+    ),
+    "what came while a session was away is forgotten": Rules(fold_again_what_came_since=False),
 }
 
 

@@ -14,11 +14,11 @@ from trailweave.stream_processors.rules.rule import Hit, rule
 )
 def seq_gap(chain: Chain) -> Iterator[Hit]:
     """Events of a producer are missing: numbers skipped, or fewer than the session's end says."""
+    expected, counts = chain.expected or {}, chain.counts
     for producer, ranges in chain.ranges.items():
-        missing = sum(r.missing for r in ranges)
-        promised = (chain.expected or {}).get(producer)
-        short = max(0, promised - chain.counts.get(producer, 0)) if promised is not None else 0
-        if missing or short:
+        missing = sum([part.missing for part in ranges])
+        short = expected.get(producer, 0) - counts.get(producer, 0)
+        if missing > 0 or short > 0:
             count = max(missing, short)
             events = tuple(r for r in chain.records if r["producer_id"] == producer)[:20]
             yield Hit(producer, f"{count} events of {producer} are missing", events)

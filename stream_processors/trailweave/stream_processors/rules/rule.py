@@ -39,7 +39,7 @@ class Rule:
     doc: str
     check: Check
     #: Whether the chain holds what the rule compares, where the promised authorities don't tell.
-    when: Callable[[Chain], bool]
+    when: Callable[[Chain], bool] | None
 
 
 def rule(
@@ -49,7 +49,7 @@ def rule(
     expected: str,
     next_step: str,
     needs: tuple[Source, ...] = (),
-    when: Callable[[Chain], bool] = lambda _: True,
+    when: Callable[[Chain], bool] | None = None,
 ) -> Callable[[Check], Rule]:
     """Make a `Rule` of a function; its name and docstring become the rule's."""
 

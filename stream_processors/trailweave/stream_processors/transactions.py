@@ -1,0 +1,206 @@
+"""One Kafka transaction per batch: its records, the offsets of all lanes, the commit. Edge.
+
+What a failure leaves behind is settled by the `init_transactions` of the next producer, which
+fences this one: nothing here is tried twice but a commit whose outcome is not known.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from trailweave.schemas import events
+from trailweave.schemas.codec import Encoder
+from trailweave.schemas.errors import Fatal, Retryable
+from trailweave.stream_processors import lane_reader, recovery
+from trailweave.stream_processors.closers import Due
+from trailweave.stream_processors.closing import Sealed, dead_letter
+from trailweave.stream_processors.lanes import Lane, Refused, Turn
+
+log = logging.getLogger(__name__)
+
+#: Above the longest commit; the broker ends a transaction that a dead worker left open after it.
+TRANSACTION_TIMEOUT_S: Final = 20
+#: How often a commit whose outcome is not known looks whether the worker is to stop.
+COMMIT_POLL_S: Final = 1.0
+#: A group coordinator that answers does so in milliseconds; the transaction outlives this.
+OFFSETS_TIMEOUT_S: Final = 10.0
+
+#: Another process took our place in the group, or our transactional id.
+_FENCING: Final = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a batch says, ready to be committed."""
+
+    turns: Sequence[tuple[Lane, Turn]]
+    closings: Sequence[tuple[Due, Sealed]]
+    #: Of every topic of every lane, moved or not: they fence a zombie.
+    offsets: list[TopicPartition]
+    #: The member of the group that read the batch.
+    generation: Any
+
+
+class Transactions:
+    """One producer epoch. Of no more use after the first error."""
+
+    def __init__(
+        self, kafka: Mapping[str, Any], group: str, slot: int, stop: threading.Event
+    ) -> None:
+        """Take over the slot's transactional id; raises `Retryable` and `Fatal`."""
+        self._slot, self._group, self._stop = slot, group, stop
+        self._topics = events.event_topics()
+        self._encoder = Encoder()
+        self._sessions_end: dict[int, int] = {}
+        self._producer = Producer(
+            {
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 1_000_000,
+                **kafka,
+                "message.max.bytes": 2_500_000,
+                "transactional.id": f"{group}-{slot}",
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_S * 1000,
+                "acks": "all",
+                "enable.idempotence": True,
+            },
+            logger=log,
+        )
+        lane_reader.translated(
+            "take over the transactional id",
+            lambda: self._producer.init_transactions(TRANSACTION_TIMEOUT_S),
+        )
+
+    def commit(self, work: Work) -> dict[int, int]:
+        """The ends of the lanes' sessions partitions, as far as delivery reports told.
+
+        Raises `Retryable`: whether the transaction was committed is then not known; `Fatal` when
+        another worker has our place.
+        """
+        self._sessions_end = {}
+        committing = False
+        try:
+            self._producer.begin_transaction()
+            for due, closing in work.closings:
+                self._produce_closing(due, closing)
+            for lane, turn in work.turns:
+                for refused in turn.refused:
+                    self._produce_dead_letter(lane, refused, None)
+            self._send_offsets(work)
+            committing = True
+            self._commit_until_sure()
+        except (KafkaException, BufferError) as error:
+            reason = error.args[0]
+            if not isinstance(reason, KafkaError):
+                raise Retryable(f"couldn't produce: {error}") from error
+            if not committing and not reason.fatal():
+                self._abort()
+            stop_if_fenced(reason, self._group, self._slot)
+            raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
+        return self._sessions_end
+
+    def _send_offsets(self, work: Work) -> None:
+        """Add the offsets, with a timeout that holds.
+
+        librdkafka keeps none: it waits for ever when the coordinator's broker was missing from the
+        metadata for a moment, as while a broker starts (its issues 5456 and 5511). So the call runs
+        in a thread of its own. Who still waits there is left behind with its producer, which the
+        next one fences: what it may still send does not count.
+        """
+        failed: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                self._producer.send_offsets_to_transaction(
+                    work.offsets, work.generation, OFFSETS_TIMEOUT_S
+                )
+            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+                failed.append(error)
+
+        sending = threading.Thread(target=send, name="send-offsets", daemon=True)
+        sending.start()
+        sending.join(OFFSETS_TIMEOUT_S)
+        if sending.is_alive():
+            raise Retryable(
+                "couldn't commit a batch: no group coordinator took the offsets within"
+                f" {OFFSETS_TIMEOUT_S:.0f} s"
+            )
+        if failed:
+            raise failed[0]
+
+    def _commit_until_sure(self) -> None:
+        """A retriable timeout says nothing about the outcome: the same commit is asked again.
+
+        Not for ever once the worker is to stop: the next start's `init_transactions` settles it.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                self._producer.commit_transaction(COMMIT_POLL_S)
+                return
+            except KafkaException as error:
+                late = time.monotonic() - began > TRANSACTION_TIMEOUT_S
+                if not error.args[0].retriable() or (late and self._stop.is_set()):
+                    raise
+
+    def _abort(self) -> None:
+        try:
+            self._producer.abort_transaction(TRANSACTION_TIMEOUT_S)
+        except KafkaException as error:
+            # The next `init_transactions` settles it.
+            log.warning("couldn't abort a transaction: %s", error.args[0].str())
+
+    def _produce(self, topic: str, **record: Any) -> None:
+        """Queue one record; a full queue is waited for, never dropped."""
+        while True:
+            try:
+                self._producer.produce(topic, **record)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def _produce_closing(self, due: Due, closing: Sealed) -> None:
+        key, partition = closing.trace_id.encode(), due.lane.index
+        self._produce(
+            events.SESSIONS_TOPIC,
+            partition=partition,
+            key=key,
+            value=closing.chain,
+            headers=recovery.session_headers(
+                closing.kind, due.turn.number, closing.session, due.turn.positions
+            ),
+            on_delivery=self._delivered,
+        )
+        for _, finding in closing.findings:
+            self._produce(events.FINDINGS_TOPIC, partition=partition, key=key, value=finding)
+        for refused in closing.refused:
+            self._produce_dead_letter(due.lane, refused, closing)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        lane, offset = message.partition(), message.offset()
+        if error is None and lane is not None and offset is not None:
+            self._sessions_end[lane] = max(self._sessions_end.get(lane, 0), offset + 1)
+
+    def _produce_dead_letter(self, lane: Lane, refused: Refused, closing: Sealed | None) -> None:
+        topic = self._topics[refused.topic]
+        record = dead_letter(topic, lane.index, refused, closing)
+        self._produce(
+            events.DEAD_LETTERS_TOPIC,
+            key=f"{topic}|{lane.index}|{refused.offset}".encode(),
+            value=self._encoder.encode("dead_letter", record),
+        )
+
+
+def stop_if_fenced(error: KafkaError, group: str, slot: int) -> None:
+    """Raise `Fatal` if another process took our place.
+
+    Not tried again: a rebuild would fence the other one in its turn, and so on for ever.
+    """
+    if error.code() in _FENCING or (error.code() == KafkaError._FATAL and "fenced" in error.str()):
+        raise Fatal(
+            f"another worker runs as slot {slot} of {group}; give each process a slot of its own"
+        )
