@@ -1,8 +1,6 @@
 """The command line: usage, errors, exit codes, what stands on which stream."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,18 +20,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command as a shell starts it."""
-    return subprocess.run(
-        [sys.executable, "-m", "trailweave.deploy.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 class Ended(NamedTuple):
-    """How a command ended in this process: a new one costs a third of a second each time."""
+    """How a command ended in this process; those as a shell starts them are integration tests."""
 
     returncode: object
     stdout: str
@@ -80,52 +68,11 @@ def test_every_command_has_help_and_json(path: tuple[str, ...]) -> None:
     assert "--json" in shown.output
 
 
-def test_the_overview_imports_no_client() -> None:
-    code = (
-        "import sys; from trailweave.deploy.commands.root import root;"
-        "root.main(['--help'], standalone_mode=False);"
-        "print(*{'confluent_kafka', 'clickhouse_connect', 'rich', 'yaml'} & set(sys.modules))"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-
-    assert shown.splitlines()[-1] == ""
-
-
 def test_a_mistake_in_use_exits_2(run_here: Callable[..., Ended]) -> None:
     done = run_here("sessions", "shwo")
 
     assert (done.returncode, done.stdout) == (2, "")
     assert "No such command" in done.stderr
-
-
-def test_a_missing_address_exits_1_with_one_sentence_that_says_what_to_do() -> None:
-    done = run("sessions", "list", "--json")
-
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
-    assert "TRAILWEAVE_CLICKHOUSE" in done.stderr
-
-
-def test_a_clickhouse_that_is_away_is_said_without_its_password() -> None:
-    done = run("findings", "list", "--clickhouse", "http://me:s3cret@127.0.0.1:1/")
-
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "Connection refused" in done.stderr
-    assert "s3cret" not in done.stderr
-
-
-def test_a_missing_extra_names_the_extra_to_install() -> None:
-    code = (
-        "import sys; sys.modules['click'] = None; sys.argv = ['trailweave', 'status'];"
-        "from trailweave.deploy.cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert done.returncode == 1
-    assert 'pip install "trailweave[server]"' in done.stderr
 
 
 def test_settings_are_shown_with_secrets_masked() -> None:
