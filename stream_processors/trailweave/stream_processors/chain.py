@@ -106,16 +106,6 @@ def event_decoder(schemas: WriterSchemas | None = None) -> Decoder:
 Place = tuple[str, int, int, bytes]
 
 
-class Span(NamedTuple):
-    """Where the events of one topic lie."""
-
-    topic: str
-    partition: int
-    first: int
-    last: int
-    events: int
-
-
 @dataclass(eq=False)  # without slots: its indexes are cached properties
 class Chain:
     """The distinct events of one session by causes and calls; what rules read.
@@ -129,7 +119,8 @@ class Chain:
     records: list[Record]
     #: The chain record's evidence, encoded: topic, partition, offset, event id, leaf of each event.
     evidence: bytes
-    spans: list[Span]
+    #: Likewise its ranges: the first and last offset of each topic, and how many events.
+    ranges_of_evidence: list[bytes]
     duplicates: int
     conflicts: list[str]
     times: tuple[int, int]
@@ -271,7 +262,7 @@ class _Part(NamedTuple):
     topic: str
     partition: int
     leaf: bytes
-    #: An item of the chain record's evidence.
+    #: An item of the chain record's evidence, or of the ranges of it.
     evidence: bytes
 
 
@@ -361,9 +352,9 @@ def read(session: Session, source: Source) -> Reading:
         ordered(records, "occurred_at", *SEQUENCE),
         b"".join(evidence),
         [
-            Span(part.topic, part.partition, found[0], found[-1], len(found))
-            for part, found in zip(source.parts, offsets, strict=True)
-            if found
+            part.evidence + write_varint(at[0]) + write_varint(at[-1]) + write_varint(len(at))
+            for part, at in zip(source.parts, offsets, strict=True)
+            if at
         ],
         duplicates,
         sorted({event_id for event_id, _ in others}),

@@ -33,7 +33,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from trailweave.schemas import events
-from trailweave.schemas.codec import Encoder
+from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import StandingRule, WriterStandings
@@ -42,7 +42,7 @@ from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.closers import Closers, Due, rare_collections
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
-from trailweave.stream_processors.lanes import Lane, Turn
+from trailweave.stream_processors.lanes import CLOSING_FIELDS, Lane, Turn
 from trailweave.stream_processors.metrics import JoinMetrics
 from trailweave.stream_processors.session import ClosingTimes
 from trailweave.stream_processors.transactions import Transactions, Work, stop_if_fenced
@@ -127,6 +127,7 @@ class JoinWorker:
             schemas = self._schema_topic = SchemaTopic(settings.kafka, rule=wait)
         self._schemas = schemas
         self._decoder = event_decoder(self._schemas)
+        self._closing_decoder = Decoder(CLOSING_FIELDS, self._schemas)
         self._encoder = Encoder()
         self._sources: dict[int, Source] = {}
         self._closers = Closers(settings.closers, settings.rules, self.metrics.closers_lost.inc)
@@ -318,7 +319,7 @@ class JoinWorker:
         for lane in self.lanes.values():
             for key in list(lane.unknown):
                 try:
-                    if self._decoder.knows(key):
+                    if self._closing_decoder.knows(key):
                         lane.learned(key)
                 except Rejected as error:
                     log.warning("events of schema %s will be dead-lettered: %s", key.hex(), error)
@@ -441,7 +442,8 @@ class JoinWorker:
         return self._lane(index, starts, sessions_end)
 
     def _lane(self, index: int, positions: list[int], sessions_end: int) -> Lane:
-        return Lane(index, positions, self.settings.times, self._decoder, sessions_end=sessions_end)
+        times, decoder = self.settings.times, self._closing_decoder
+        return Lane(index, positions, times, decoder, sessions_end=sessions_end)
 
     # --- figures and the end ---
 

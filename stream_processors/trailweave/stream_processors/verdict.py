@@ -224,7 +224,7 @@ def chain_record(
         "rules_config_hash": config.digest,
         "root": hashing.merkle_root(leaves),
         "evidence": _evidence(chain),
-        "evidence_ranges": _ranges(chain),
+        "evidence_ranges": _evidence_ranges(chain),
     }
     return bounded(record)
 
@@ -378,11 +378,9 @@ def _place(record: Record) -> dict[str, Any]:
     }
 
 
-def _ranges(chain: Chain) -> list[dict[str, Any]]:
-    return [
-        {"topic": topic, "partition": partition, "first": first, "last": last, "events": events}
-        for topic, partition, first, last, events in sorted(chain.spans)
-    ]
+def _evidence_ranges(chain: Chain) -> Items:
+    ranges = sorted(chain.ranges_of_evidence)
+    return Items(write_varint(len(ranges)) + b"".join(ranges) if ranges else b"")
 
 
 def finding_record(
