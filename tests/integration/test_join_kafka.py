@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -24,6 +25,8 @@ from trailweave.schemas.registry import RegistrySchemas, register_all
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import ByFraming, Standing, StandingRule
 from trailweave.stream_processors import join, transactions
+from trailweave.stream_processors.lanes import Metadata
+from trailweave.stream_processors.session import ClosingTimes
 
 from tests.integration.join_kafka import (
     DEADLINE_S,
@@ -35,6 +38,7 @@ from tests.integration.join_kafka import (
     join_settings,
     joining,
     make_topics,
+    read_all,
     read_stored,
     until,
     wait_for,
@@ -425,6 +429,59 @@ def test_a_lane_that_another_worker_has_a_part_of_is_not_joined(tmp_path: Path) 
 
     assert tried
     assert stored == Stored()
+
+
+def live_chunks(address: str) -> dict[bytes, bytes]:
+    """What a compaction of the topic leaves."""
+    found: dict[bytes, bytes] = {}
+    for message in read_all(address, [events.OPEN_SESSIONS_TOPIC]):
+        if message.value() is None:
+            found.pop(message.key(), None)
+        else:
+            found[message.key()] = message.value()
+    return found
+
+
+def replayed(address: str) -> int:
+    """Offsets that the next start would read again."""
+    found = 0
+    for part in committed(address):
+        meta = Metadata.parse(str(getattr(part, "metadata", "")))
+        assert meta is not None
+        found += part.offset - meta.low
+    return found
+
+
+def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
+    address: str, feed: Feed
+) -> None:
+    long_times = ClosingTimes(grace_ms=60_000, idle_ms=60_000)
+    opened = [(trace, trace.whole(30)) for trace in (new_trace(), new_trace("other"), new_trace())]
+    settings: dict[str, Any] = {"times": long_times, "promote_s": 0.5}
+    for _, made in opened:
+        feed.send(*made[:60])
+    feed.flush()
+    with joining(address, **settings):
+        assert until(lambda: len(live_chunks(address)) == 3 and replayed(address) == 0)
+    assert until(lambda: group_is_empty(address))
+    with joining(address, **settings) as worker:
+        assert until(lambda: held(worker) == 180)
+        for _, made in opened:
+            feed.send(*made[60:])
+        feed.flush()
+        traces = [trace.trace_id for trace, _ in opened]
+        stored = wait_for(address, lambda found: has_all(traces, found))
+
+    chains = [chain for trace in traces for chain in stored.of(trace)]
+    assert [(chain["completeness"], chain["duplicates"]) for chain in chains] == [
+        ("complete", 0)
+    ] * 3
+    assert live_chunks(address) == {}
+    check(address, feed, traces)
+
+
+def held(worker: Worker) -> float:
+    return sum(worker.figure("held_events", lane=lane) for lane in worker.lanes())
 
 
 def group_is_empty(address: str) -> bool:

@@ -72,6 +72,8 @@ class Join:
     #: Without an event and without an end.
     idle_s: float = 900.0
     approval_hold_max_s: float = 86_400.0
+    #: What a session has held for longer is kept in chunks: a restart replays about so much input.
+    promote_s: float = 60.0
     batch_events_max: int = 20_000
     linger_s: float = 0.25
     session_timeout_s: float = 10.0

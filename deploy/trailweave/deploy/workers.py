@@ -35,6 +35,7 @@ def run_join(settings: Settings, stop: threading.Event) -> None:
         linger_s=wanted.linger_s,
         session_timeout_s=wanted.session_timeout_s,
         closers=wanted.closers,
+        promote_s=wanted.promote_s,
     )
     with serve_metrics(settings.metrics, metrics.registry), writer_schemas(settings) as schemas:
         log.info("join runs as slot %d of %s", wanted.slot, wanted.group)

@@ -28,7 +28,7 @@ OPEN_SESSIONS_TOPIC: Final = "trailweave.open-sessions"
 SEALS_TOPIC: Final = "trailweave.seals"
 
 #: Records that are not events of a trace.
-RECORD_NAMES: Final = ("chain", "finding", "dead_letter", "producer_heartbeat")
+RECORD_NAMES: Final = ("chain", "finding", "dead_letter", "producer_heartbeat", "session_chunk")
 
 NAMESPACE: Final = "trailweave"
 

@@ -248,6 +248,7 @@ class Closers:
             if sealed is None:
                 item.lane.reopen(item.session)
             else:
+                item.session.forget()
                 self._closed.append((item, sealed))
 
     def _forget(self) -> None:

@@ -39,6 +39,7 @@ from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import StandingRule, WriterStandings
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chain import Source, event_decoder
+from trailweave.stream_processors.chunks import Chunk, promote
 from trailweave.stream_processors.closers import Closers, Due, rare_collections
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
@@ -79,6 +80,8 @@ class JoinSettings:
     rules: RulesConfig = field(default_factory=RulesConfig)
     #: Larger batches cost memory, smaller ones commits (10 to 20 ms each).
     batch_events_max: int = 20_000
+    #: What a session has held for longer goes to chunks: a recovery replays about so much input.
+    promote_s: float = 60.0
     #: A batch waits no longer for more events: part of the delay to the chain.
     linger_s: float = 0.25
     #: Without a sign of life for longer, a worker's lanes go to others.
@@ -93,6 +96,7 @@ class _Batch:
     """A batch that is folded and whose sessions are being closed."""
 
     turns: list[tuple[Lane, Turn]]
+    chunks: list[tuple[Lane, Chunk]]
     #: The member that read it.
     generation: Any
 
@@ -128,6 +132,7 @@ class JoinWorker:
         self._schemas = schemas
         self._decoder = event_decoder(self._schemas)
         self._closing_decoder = Decoder(CLOSING_FIELDS, self._schemas)
+        self._chunk_decoder = Decoder()
         self._encoder = Encoder()
         self._sources: dict[int, Source] = {}
         self._closers = Closers(settings.closers, settings.rules, self.metrics.closers_lost.inc)
@@ -262,14 +267,16 @@ class JoinWorker:
             for session, reason in lane.due()
         )
         self._closers.begin(due, self._close_here)
-        return _Batch(turns, generation)
+        after_ms = int(self.settings.promote_s * 1000)
+        chunks = [(lane, chunk) for lane, turn in turns for chunk in promote(lane, turn, after_ms)]
+        return _Batch(turns, chunks, generation)
 
     def _transaction(self, batch: _Batch) -> Work | None:
         """What the batch's transaction carries; None if there is nothing to say."""
         closings = self._closers.finish(self._close_here)
-        if not closings and not any(turn.moved for _, turn in batch.turns):
+        if not closings and not batch.chunks and not any(turn.moved for _, turn in batch.turns):
             return None
-        # Before the next sessions close: this transaction has to say that they are open.
+        # Before the next sessions close or go to chunks: this transaction has to hold their lows.
         offsets = [
             TopicPartition(topic, lane.index, position, metadata.text())
             for lane, turn in batch.turns
@@ -277,7 +284,7 @@ class JoinWorker:
                 self._topics, turn.positions, lane.prepare(turn), strict=True
             )
         ]
-        return Work(batch.turns, closings, offsets, batch.generation)
+        return Work(batch.turns, closings, batch.chunks, offsets, batch.generation)
 
     def _fold(self, messages: list[lane_reader.Fetched]) -> int:
         lanes, index, folded = self.lanes, self._topic_index, 0
@@ -405,7 +412,10 @@ class JoinWorker:
         )
         bounds = [lane_reader.watermarks(reader, topic, index) for topic in self._topics]
         _, sessions_end = lane_reader.watermarks(reader, events.SESSIONS_TOPIC, index)
+        chunks = self._live_chunks(index, reader)
         if point is None:
+            if chunks:
+                raise Fatal(self._unknown_past(index, events.OPEN_SESSIONS_TOPIC, "chunks"))
             return self._first_lane(index, reader, [low for low, _ in bounds], sessions_end)
         recovery.check_log_starts(index, self._topics, point, [low for low, _ in bounds])
         headers = lane_reader.read_headers(
@@ -426,7 +436,7 @@ class JoinWorker:
             )
             for message in lane_reader.read_range(reader, ranges)
         )
-        recovery.replay(lane, point, headers, replay)
+        recovery.replay(lane, point, headers, chunks, replay)
         return lane
 
     def _first_lane(
@@ -435,11 +445,18 @@ class JoinWorker:
         """A lane that never committed; records of an earlier life would be doubled."""
         headers = lane_reader.read_headers(reader, events.SESSIONS_TOPIC, index, 0, sessions_end)
         if any(h.get(recovery.WRITER) == b"join" for h in headers):
-            raise Fatal(
-                f"lane {index}: the group {self.settings.group} has no committed offsets, though "
-                f"{events.SESSIONS_TOPIC}[{index}] holds chains; restore the group's offsets"
-            )
+            raise Fatal(self._unknown_past(index, events.SESSIONS_TOPIC, "chains"))
         return self._lane(index, starts, sessions_end)
+
+    def _unknown_past(self, index: int, topic: str, what: str) -> str:
+        return (
+            f"lane {index}: the group {self.settings.group} has no committed offsets, though "
+            f"{topic}[{index}] holds {what}; restore the group's offsets"
+        )
+
+    def _live_chunks(self, index: int, reader: Consumer) -> list[Chunk]:
+        found = lane_reader.read_compacted(reader, events.OPEN_SESSIONS_TOPIC, index)
+        return [(key, self._chunk_decoder.decode(value)[1]) for key, value in found.items()]
 
     def _lane(self, index: int, positions: list[int], sessions_end: int) -> Lane:
         times, decoder = self.settings.times, self._closing_decoder
@@ -455,6 +472,7 @@ class JoinWorker:
         for labels, count in closed.items():
             metrics.closed.labels(*labels).inc(count)
         metrics.duplicates.inc(sum(closing.duplicates for closing in closings))
+        metrics.chunks.inc(len(work.chunks))
         for rule in (rule for closing in closings for rule, _ in closing.findings):
             metrics.findings.labels(rule).inc()
         refused = [closing.refused for closing in closings]

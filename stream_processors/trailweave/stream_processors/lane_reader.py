@@ -167,3 +167,18 @@ def read_headers(
     low, _ = watermarks(consumer, topic, partition)
     found = read_range(consumer, {(topic, partition): (max(start, low), end)})
     return [dict(message.headers() or ()) for message in found]
+
+
+def read_compacted(consumer: Consumer, topic: str, partition: int) -> dict[bytes, bytes]:
+    """The last committed value of each key, those that were deleted left out."""
+    # The high watermark, not the last stable offset: what a transaction that is being settled
+    # holds back must be waited for.
+    low, high = watermarks(consumer, topic, partition)
+    found: dict[bytes, bytes] = {}
+    for message in read_range(consumer, {(topic, partition): (low, high)}):
+        key, value = message.key() or b"", message.value()
+        if value is None:
+            found.pop(key, None)
+        else:
+            found[key] = value
+    return found

@@ -8,7 +8,7 @@ may be folded before the commit. A recovery goes through `recovery.replay`.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,9 @@ from trailweave.stream_processors.session import NEVER_MS, ClosingTimes, Session
 #: Bits of a packed place that hold the offset; the topic's index stands above them.
 OFFSET_BITS: Final = 48
 OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
+
+#: Below so many entries, beside two for each open session, a queue is not worth sweeping.
+_SWEPT_MIN: Final = 1_000
 
 #: Event types that decide when a session closes: the only ones decoded before the close.
 CLOSING_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -143,6 +146,8 @@ class Lane:
     moved: bool = False
     _lows: list[deque[tuple[int, Session]]] = field(default_factory=list)
     _deadlines: list[tuple[int, int, Session]] = field(default_factory=list)
+    #: Sessions by the time of their first event outside of chunks; those of other times are stale.
+    _outside: deque[tuple[int, Session]] = field(default_factory=deque)
     _ended: dict[bytes, Session] = field(default_factory=dict)
     _serial: int = 0
     _special: dict[bytes, str | None] = field(default_factory=dict)
@@ -175,6 +180,9 @@ class Lane:
         if session.first[topic] < 0:
             session.first[topic] = offset
             self._lows[topic].append((offset, session))
+            if session.outside_ms < 0:
+                session.outside_ms = recorded_ms
+                self._outside.append((recorded_ms, session))
         session.values.append(value)
         session.places.append(topic << OFFSET_BITS | offset)
         session.times.append(recorded_ms)
@@ -255,7 +263,7 @@ class Lane:
             return
         cut = self.cuts.get(group)
         if cut is None or offset >= cut[topic]:
-            self._fold_again(topic, offset, recorded_ms, key, value)
+            self.fold_again(topic, offset, recorded_ms, key, value)
 
     # --- the clock ---
 
@@ -315,14 +323,17 @@ class Lane:
         for recorded_ms, value in zip(session.times, session.values, strict=True):
             if (key := _schema_key(value)) in session.unknown:
                 self.unknown.setdefault(key, []).append((session, recorded_ms, value))
-        # What is left of it in the heap was passed over, or will be, as stale.
+        # What is left of it in the queues was passed over, or will be, as stale.
         session.scheduled_ms = NEVER_MS
         self._schedule(session)
         if newer is not None:
             self._merge(session, newer)
+        self._outside.append((session.outside_ms, session))
 
     def _merge(self, session: Session, newer: Session) -> None:
         newer.closed = True
+        if session.outside_ms < 0:
+            session.outside_ms = newer.outside_ms
         for topic, queue in enumerate(self._lows):
             if session.first[topic] < 0 <= newer.first[topic]:
                 # In its place, for a queue is in the order of its offsets.
@@ -333,14 +344,34 @@ class Lane:
             self.unknown[key] = [entry for entry in self.unknown[key] if entry[0] is not newer]
         for place, recorded_ms, value in zip(newer.places, newer.times, newer.values, strict=True):
             topic, offset = place >> OFFSET_BITS, place & OFFSET_MASK
-            self._fold_again(topic, offset, recorded_ms, session.key[:32], value)
+            self.fold_again(topic, offset, recorded_ms, session.key[:32], value)
 
-    def _fold_again(
+    def fold_again(
         self, topic: int, offset: int, recorded_ms: int, key: bytes | None, value: bytes | None
     ) -> None:
+        """Take a record of which the positions may say already that it was read."""
         held = self.positions[topic]
         self.fold(topic, offset, recorded_ms, key, value)
         self.positions[topic] = max(held, offset + 1)
+
+    # --- long-open sessions: see `chunks` ---
+
+    def overdue(self, turn: Turn, after_ms: int) -> Iterator[Session]:
+        """Open sessions that have held an event outside of chunks for `after_ms`.
+
+        For each, `in_chunks` must follow at once.
+        """
+        while self._outside and self._outside[0][0] + after_ms < turn.clock_ms:
+            at_ms, session = self._outside.popleft()
+            if not session.closed and session.outside_ms == at_ms >= 0:
+                yield session
+
+    def in_chunks(self, session: Session, keys: Iterable[bytes]) -> None:
+        """All that the session holds is in chunks, of which these are the last."""
+        session.chunks += keys
+        session.promoted = len(session.values)
+        session.outside_ms = -1
+        session.first = [-1] * len(self.positions)
 
     def held(self) -> int:
         """Events in open sessions."""
@@ -379,7 +410,11 @@ class Lane:
         return result
 
     def prepare(self, turn: Turn) -> list[Metadata]:
-        """Metadata per topic for the turn's transaction; `committed` must follow its commit."""
+        """Metadata per topic for the turn's transaction; `committed` must follow its commit.
+
+        No session is away to be closed then.
+        """
+        self._sweep()
         # Sessions that only a later batch opened hold nothing below the turn's positions.
         lows = list(map(min, self.lows(), turn.positions))
         # A bound on every record whose transaction consumed any offset at or above a low: the
@@ -391,6 +426,24 @@ class Lane:
             self.history.popleft()
         start = self.history[0].sessions_end if self.history else self.sessions_end
         return [Metadata(turn.number, low, start) for low in lows]
+
+    def _sweep(self) -> None:
+        """Drop closed sessions from queues that hold little else."""
+        most = 2 * len(self.sessions) + _SWEPT_MIN
+        if len(self._deadlines) > most:
+            self._deadlines = [
+                entry
+                for entry in self._deadlines
+                if not entry[2].closed and entry[0] == entry[2].scheduled_ms
+            ]
+            heapq.heapify(self._deadlines)
+        for topic, queue in enumerate(self._lows):
+            if len(queue) > most:
+                held = (e for e in queue if not e[1].closed and e[1].first[topic] == e[0])
+                self._lows[topic] = deque(held)
+        if len(self._outside) > most:
+            held = (e for e in self._outside if not e[1].closed and e[1].outside_ms == e[0])
+            self._outside = deque(held)
 
     def committed(self, turn: Turn, sessions_end: int) -> None:
         """The turn's transaction is committed; `sessions_end` from its delivery reports."""

@@ -33,7 +33,7 @@ class Session:
     """Events of one session outside any record, in the order of their folding.
 
     `places[i]` is (topic index << 48 | offset) of `values[i]`, `times[i]` its broker timestamp.
-    `first[t]` is the lowest offset in topic t that it holds, or -1.
+    `first[t]` is the lowest offset in topic t that it holds outside of chunks, or -1.
     """
 
     key: bytes
@@ -43,6 +43,11 @@ class Session:
     times: "array[int]" = field(default_factory=lambda: array("q"))
     #: Bytes of `values`.
     size: int = 0
+    #: How many of the values, the first ones, are in chunks; and the keys of these.
+    promoted: int = 0
+    chunks: list[bytes] = field(default_factory=list)
+    #: Broker time of the first event outside of chunks, or -1.
+    outside_ms: int = -1
     #: Whether an event's schema is not one that this version writes.
     foreign: bool = False
     last_ms: int = 0
@@ -59,6 +64,10 @@ class Session:
     unknown: dict[bytes, int] = field(default_factory=dict)
     #: The deadline under which the lane has it in its heap; other entries of it are stale.
     scheduled_ms: int = NEVER_MS
+
+    def forget(self) -> None:
+        """Let go of the events: lanes keep what is closed in their queues for a while."""
+        self.values, self.places, self.times = [], array("q"), array("q")
 
     @property
     def trace_id(self) -> str:

@@ -16,6 +16,7 @@ from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.stream_processors import lane_reader, recovery
+from trailweave.stream_processors.chunks import Chunk
 from trailweave.stream_processors.closers import Due
 from trailweave.stream_processors.closing import Sealed, dead_letter
 from trailweave.stream_processors.lanes import Lane, Refused, Turn
@@ -39,6 +40,8 @@ class Work:
 
     turns: Sequence[tuple[Lane, Turn]]
     closings: Sequence[tuple[Due, Sealed]]
+    #: With their lanes.
+    chunks: Sequence[tuple[Lane, Chunk]]
     #: Of every topic of every lane, moved or not: they fence a zombie.
     offsets: list[TopicPartition]
     #: The member of the group that read the batch.
@@ -87,6 +90,13 @@ class Transactions:
             self._producer.begin_transaction()
             for due, closing in work.closings:
                 self._produce_closing(due, closing)
+            for lane, (key, chunk) in work.chunks:
+                self._produce(
+                    events.OPEN_SESSIONS_TOPIC,
+                    partition=lane.index,
+                    key=key,
+                    value=self._encoder.encode("session_chunk", chunk),
+                )
             for lane, turn in work.turns:
                 for refused in turn.refused:
                     self._produce_dead_letter(lane, refused, None)
@@ -179,6 +189,10 @@ class Transactions:
             self._produce(events.FINDINGS_TOPIC, partition=partition, key=key, value=finding)
         for refused in closing.refused:
             self._produce_dead_letter(due.lane, refused, closing)
+        for chunk_key in due.session.chunks:
+            self._produce(
+                events.OPEN_SESSIONS_TOPIC, partition=partition, key=chunk_key, value=None
+            )
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         lane, offset = message.partition(), message.offset()

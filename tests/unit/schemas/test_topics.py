@@ -80,7 +80,8 @@ def test_the_first_publication_of_a_schema_outlives_what_can_be_read_of_its_even
     lag_ms = int(TOPICS[events.SCHEMAS_TOPIC].config["min.compaction.lag.ms"])
 
     for topic in TOPICS.values():
-        if topic.schemas and topic.name != events.DEAD_LETTERS_TOPIC:
+        # A chunk names no schemas of events: who reads one has them from the events' topics.
+        if topic.schemas and not topic.compacted and topic.name != events.DEAD_LETTERS_TOPIC:
             kept_ms = int(topic.config["retention.ms"]) + int(topic.config["segment.ms"])
             assert lag_ms > kept_ms + DAY_MS, topic.name
 

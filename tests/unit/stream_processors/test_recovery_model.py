@@ -20,6 +20,8 @@ import pytest
 from hypothesis import settings
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import recovery
+from trailweave.stream_processors.chain import Record
+from trailweave.stream_processors.chunks import Chunk, promote
 from trailweave.stream_processors.closing import close
 from trailweave.stream_processors.lanes import Lane, Metadata, Turn
 from trailweave.stream_processors.rules import RULES
@@ -28,7 +30,9 @@ from trailweave.stream_processors.verdict import RulesConfig
 
 from tests.unit.stream_processors.builders import (
     CLOSING_DECODER,
+    ENCODER,
     TOPICS,
+    WHOLE_DECODER,
     Trace,
     as_stored,
     places,
@@ -42,6 +46,7 @@ ROUNDS: Final = 12
 TIMES: Final = ClosingTimes(
     grace_ms=4, idle_ms=12, approval_hold_max_ms=20, unknown_schema_wait_ms=6
 )
+PROMOTE_MS: Final = 3
 #: What a rule says of a chain has no part in this.
 NO_RULES: Final = RulesConfig(off=frozenset(rule.name for rule in RULES))
 HUGE: Final = 1 << 40
@@ -69,6 +74,8 @@ class Rules:
     say_the_turn: bool = True
     prepare_before_the_next_closings: bool = True
     fold_again_what_came_since: bool = True
+    delete_chunks_at_the_close: bool = True
+    heed_the_cuts_of_chunks: bool = True
 
 
 @cache
@@ -106,6 +113,8 @@ class Broker:
 
     inputs: list[list[Stored | None]] = field(default_factory=lambda: [[] for _ in TOPICS])
     sessions: list[Headers | None] = field(default_factory=list)
+    #: The chunks that a compaction leaves at least.
+    chunks: dict[bytes, Record] = field(default_factory=dict)
     committed: list[tuple[str, int, str | None]] = field(
         default_factory=lambda: [(topic, -1, None) for topic in TOPICS]
     )
@@ -129,6 +138,7 @@ class Transaction:
     taken: list[Place] = field(default_factory=list)
     evidence: set[Place] = field(default_factory=set)
     closed: list[tuple[Session, str]] = field(default_factory=list)
+    chunks: dict[bytes, Record] = field(default_factory=dict)
     offsets: list[tuple[str, int, str | None]] = field(default_factory=list)
     #: What a recovery must bring back once this is committed.
     after: tuple[object, ...] = ()
@@ -227,7 +237,10 @@ class Run:
             due.append((session, reason))
         for topic, offset, record in rest:
             self.lane.fold(topic, offset, *record)
-        return Transaction(self.lane.turn(), due, held)
+        work = Transaction(self.lane.turn(), due, held)
+        work.chunks = dict(promote(self.lane, work.turn, PROMOTE_MS))
+        work.held |= sessions_of(self.lane)
+        return work
 
     def finish(self, work: Transaction) -> None:
         for session, reason in work.due:
@@ -253,8 +266,9 @@ class Run:
         self.prepare(work)
 
     def reopen(self, session: Session) -> None:
-        if not self.rules.fold_again_what_came_since:
-            self.lane.sessions.pop(session.key, None)
+        newer = self.lane.sessions.get(session.key)
+        if newer is not None and not self.rules.fold_again_what_came_since:
+            self.lane.close(newer)
         self.lane.reopen(session)
 
     def prepare(self, work: Transaction) -> None:
@@ -275,7 +289,7 @@ class Run:
 
     def transact(self, work: Transaction) -> bool:
         """Commit; False when the worker began anew."""
-        if not work.closed and not work.turn.moved:
+        if not work.closed and not work.chunks and not work.turn.moved:
             return True
         lane, broker, chance = self.lane, self.broker, self.chance
         positions = work.turn.positions if self.rules.say_the_turn else lane.positions
@@ -288,6 +302,10 @@ class Run:
         end = len(broker.sessions) + len(records)
         broker.sessions += [*records, None]
         broker.before, broker.committed = broker.committed, work.offsets
+        broker.chunks |= work.chunks
+        if self.rules.delete_chunks_at_the_close:
+            for key in (key for session, _ in work.closed for key in session.chunks):
+                del broker.chunks[key]
         broker.taken.update(work.taken)
         broker.evidence |= work.evidence
         lane.committed(work.turn, end if records and chance.random() < 0.9 else 0)
@@ -321,12 +339,20 @@ class Run:
         headers = [h for h in self.broker.sessions[point.sessions_from : end] if h is not None]
         lane = Lane(0, list(point.positions), TIMES, CLOSING_DECODER, sessions_end=end)
         cuts = self.rules.cuts(headers)
-        recovery.replay(lane, point, headers_of(cuts), self.between(point))
+        recovery.replay(lane, point, headers_of(cuts), self.chunks(), self.between(point))
         turn = Turn(lane.number, tuple(lane.positions), 0, [], moved=False)
         after = lane_state(turn, sessions_of(lane), lane.prepare(turn))
         if self.snapshot is not None and after != self.snapshot:
             raise WrongError("the recovery is not the state of the last commit")
         return lane
+
+    def chunks(self) -> list[Chunk]:
+        """Live chunks, as whoever reads the topic has them."""
+        stored = [(key, stored_chunk(chunk)) for key, chunk in self.broker.chunks.items()]
+        self.chance.shuffle(stored)
+        if not self.rules.heed_the_cuts_of_chunks:
+            stored = [(key, {**chunk, "cut": [0] * len(TOPICS)}) for key, chunk in stored]
+        return stored
 
     def between(self, point: recovery.Checkpoint) -> Iterator[tuple[int, int, int, bytes, bytes]]:
         """Each topic's records from its low to its position, the topics in any order."""
@@ -368,6 +394,10 @@ class Run:
 CLOSING_AND_RULES: Final = source().decoder
 
 
+def stored_chunk(chunk: Record) -> Record:
+    return WHOLE_DECODER.decode(ENCODER.encode("session_chunk", chunk))[1]
+
+
 def headers_of(cuts: dict[bytes, list[int]]) -> list[Headers]:
     """Headers that say just these cuts."""
     return [
@@ -382,6 +412,7 @@ def sessions_of(lane: Lane) -> Sessions:
             places(s),
             tuple(s.first),
             (s.last_ms, s.ended_ms, s.expected_total, s.size, s.foreign),
+            (s.promoted, tuple(s.chunks), s.outside_ms < 0),
             (dict(s.expected), dict(s.pending), set(s.decided), dict(s.unknown)),
         )
         for key, s in lane.sessions.items()
@@ -390,10 +421,11 @@ def sessions_of(lane: Lane) -> Sessions:
 
 def lane_state(turn: Turn, held: Sessions, metadata: list[Metadata]) -> tuple[object, ...]:
     """All of a lane that a recovery must bring back."""
-    # With nothing held the bound is whatever end is known: only above it records are written.
-    bound = metadata[0].sessions_from if held else None
-    lows = [meta.low for meta in metadata]
-    return held, list(turn.positions), turn.number, lows, bound
+    lows, positions = [meta.low for meta in metadata], list(turn.positions)
+    # With nothing held outside of chunks the bound is whatever end is known: only above it records
+    # are written.
+    bound = metadata[0].sessions_from if lows != positions else None
+    return held, positions, turn.number, lows, bound
 
 
 def fails(seed: int, rules: Rules) -> bool:
@@ -441,6 +473,8 @@ SHORTCUTS: Final = {
         prepare_before_the_next_closings=False
     ),
     "what came while a session was away is forgotten": Rules(fold_again_what_came_since=False),
+    "chunks outlive their session": Rules(delete_chunks_at_the_close=False),
+    "what is in a chunk is read again": Rules(heed_the_cuts_of_chunks=False),
 }
 
 
