@@ -480,8 +480,40 @@ def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     check(address, feed, traces)
 
 
-def held(worker: Worker) -> float:
-    return sum(worker.figure("held_events", lane=lane) for lane in worker.lanes())
+def held(worker: Worker, what: str = "events") -> float:
+    return sum(worker.figure(f"held_{what}", lane=lane) for lane in worker.lanes())
+
+
+def test_sessions_over_the_memory_limit_are_left_to_chunks_and_close_whole(
+    address: str, feed: Feed
+) -> None:
+    opened = [(trace, trace.whole(30)) for trace in (new_trace() for _ in range(12))]
+    settings: dict[str, Any] = {
+        "times": ClosingTimes(grace_ms=60_000, idle_ms=60_000),
+        "held_bytes_max": 50_000,
+    }
+
+    def is_held(worker: Worker, count: int) -> bool:
+        return held(worker) == count and held(worker, "bytes") <= 50_000
+
+    for _, made in opened:
+        feed.send(*made[:80])
+    feed.flush()
+    with joining(address, **settings) as worker:
+        assert until(lambda: is_held(worker, 12 * 80))
+    # What a new start reads is no more either.
+    with joining(address, **settings) as worker:
+        assert until(lambda: is_held(worker, 12 * 80))
+        for _, made in opened:
+            feed.send(*made[80:])
+        feed.flush()
+        traces = [trace.trace_id for trace, _ in opened]
+        stored = wait_for(address, lambda found: has_all(traces, found))
+
+    chains = [chain for trace in traces for chain in stored.of(trace)]
+    assert [chain["completeness"] for chain in chains] == ["complete"] * len(opened)
+    assert live_chunks(address) == {}
+    check(address, feed, traces)
 
 
 def group_is_empty(address: str) -> bool:

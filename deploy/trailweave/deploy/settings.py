@@ -74,6 +74,8 @@ class Join:
     approval_hold_max_s: float = 86_400.0
     #: What a session has held for longer is kept in chunks: a restart replays about so much input.
     promote_s: float = 60.0
+    #: Of events that open sessions hold in memory; above it the largest are left to their chunks.
+    held_bytes_max: int = 536_870_912
     batch_events_max: int = 20_000
     linger_s: float = 0.25
     session_timeout_s: float = 10.0

@@ -36,6 +36,7 @@ def run_join(settings: Settings, stop: threading.Event) -> None:
         session_timeout_s=wanted.session_timeout_s,
         closers=wanted.closers,
         promote_s=wanted.promote_s,
+        held_bytes_max=wanted.held_bytes_max,
     )
     with serve_metrics(settings.metrics, metrics.registry), writer_schemas(settings) as schemas:
         log.info("join runs as slot %d of %s", wanted.slot, wanted.group)

@@ -2,12 +2,15 @@
 
 A chunk takes all that its session holds outside of chunks, below its cut. `join` writes chunks in
 the transaction of the turn that made them, and deletes them in that of the session's closing:
-a session's events are in its chunks, or at or above the lows that the lane's offsets carry.
+a session's events are in its chunks, or at or above the lows that the lane's offsets carry. Once
+they are committed, memory may let go of what is in them until the session closes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, Final
 
+from trailweave.schemas.codec import Decoder
 from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK, Lane, Turn
 from trailweave.stream_processors.session import Session
 
@@ -19,18 +22,37 @@ CHUNK_EVENTS_MAX: Final = 10_000
 
 #: Key on the topic, and the record (schema `session_chunk`).
 Chunk = tuple[bytes, dict[str, Any]]
+#: The same with the offset at which it lies.
+Stored = tuple[bytes, int, dict[str, Any]]
 
 
-def promote(lane: Lane, turn: Turn, after_ms: int) -> Iterator[Chunk]:
+def promote(lane: Lane, turn: Turn, after_ms: int) -> Iterator[tuple[Session, Chunk]]:
     """Chunks of all open sessions that have held an event outside of them for `after_ms`.
 
     Again and again for the same session: one that gets an event now and then would else pin the
     replay to each of them.
     """
     for session in lane.overdue(turn, after_ms):
-        made = list(_chunks(session, turn))
-        lane.in_chunks(session, [key for key, _ in made])
-        yield from made
+        for chunk in promoted(lane, session, turn):
+            yield session, chunk
+
+
+def largest(turns: list[tuple[Lane, Turn]], size: int) -> Iterator[tuple[Lane, Turn, Session]]:
+    """The open sessions that hold most in memory, until they hold `size` bytes together."""
+    every = [(lane, turn, open_) for lane, turn in turns for open_ in lane.sessions.values()]
+    every.sort(key=lambda item: item[2].size, reverse=True)
+    for lane, turn, session in every:
+        if size <= 0:
+            return
+        size -= session.size
+        yield lane, turn, session
+
+
+def promoted(lane: Lane, session: Session, turn: Turn) -> list[Chunk]:
+    """Chunks of what one session holds outside of them."""
+    made = list(_chunks(session, turn))
+    lane.in_chunks(session, {key: -1 for key, _ in made})
+    return made
 
 
 def _chunks(session: Session, turn: Turn) -> Iterator[Chunk]:
@@ -65,14 +87,35 @@ def _chunk(session: Session, turn: Turn, index: int, events: list[dict[str, Any]
     return b"%b|%d|%d" % (session.key, turn.number, index), record
 
 
-def restore(lane: Lane, found: list[Chunk]) -> None:
-    """Before the replay: the sessions of live chunks, with what is in them, and their cuts."""
-    for key, chunk in sorted(found, key=lambda item: (item[1]["number"], item[1]["index"])):
+def restore(lane: Lane, found: Iterable[Stored], bytes_max: int) -> None:
+    """Before the replay: the sessions of live chunks, and their cuts; `found` in the log's order.
+
+    Above `bytes_max` of the lane's, what a session has in chunks is left there.
+    """
+    for key, offset, chunk in found:
         session: bytes = chunk["session"]
         cut: list[int] = chunk["cut"]
-        for event in chunk["events"]:
-            lane.fold_again(
-                event["topic"], event["offset"], event["recorded_at"], session[:32], event["value"]
-            )
-        lane.in_chunks(lane.sessions[session], [key])
+        for place, recorded_ms, value in events_of(chunk):
+            topic, at = place >> OFFSET_BITS, place & OFFSET_MASK
+            lane.fold_again(topic, at, recorded_ms, session[:32], value)
+        lane.in_chunks(lane.sessions[session], {key: offset})
         lane.cuts[session] = list(map(max, lane.cuts.get(session, cut), cut))
+        if lane.held_bytes > bytes_max:
+            lane.leave(lane.sessions[session])
+
+
+def read(value: bytes) -> dict[str, Any]:
+    """A chunk as it is stored; raises `Rejected`."""
+    return _decoder().decode(value)[1]
+
+
+@cache
+def _decoder() -> Decoder:
+    return Decoder()
+
+
+def events_of(chunk: dict[str, Any]) -> Iterator[tuple[int, int, bytes]]:
+    """Place, broker time and bytes of each event of a chunk."""
+    for event in chunk["events"]:
+        place = event["topic"] << OFFSET_BITS | event["offset"]
+        yield place, event["recorded_at"], event["value"]

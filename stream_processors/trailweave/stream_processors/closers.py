@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, Pipe
@@ -181,15 +181,15 @@ class Closers:
         if events >= EVENTS_MIN:
             self._start()
 
-    def begin(self, due: Iterable[Due], here: Here) -> None:
-        """Have lanes forget what is due, and share it out.
+    def begin(self, due: list[Due], here: Here) -> None:
+        """Share out what is due; lanes must have closed it.
 
-        Raises what `here` raises, as `finish` does: lanes that forgot sessions must then be
-        rebuilt. So they must when what was begun is never finished: the next `begin` drops it.
+        Raises what `here` raises, as `finish` does: lanes must then be rebuilt. So they must when
+        what was begun is never finished: the next `begin` drops it.
         """
         self._forget()
         self._tend()
-        parts = list(_rounds(_taken(due)))
+        parts = list(_rounds(due))
         for number, part in enumerate(parts, 1):
             self._share_out(part)
             if number < len(parts):
@@ -350,13 +350,7 @@ def _end(child: _Child) -> int | None:
     return code
 
 
-def _taken(due: Iterable[Due]) -> Iterator[Due]:
-    for item in due:
-        item.lane.close(item.session)
-        yield item
-
-
-def _rounds(due: Iterable[Due]) -> Iterator[list[Due]]:
+def _rounds(due: list[Due]) -> Iterator[list[Due]]:
     part, size = [], 0
     for item in due:
         part.append(item)

@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,13 +39,15 @@ from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import StandingRule, WriterStandings
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chain import Source, event_decoder
-from trailweave.stream_processors.chunks import Chunk, promote
+from trailweave.stream_processors.chunks import Chunk, Stored, largest, promote, promoted
+from trailweave.stream_processors.chunks import read as read_chunk
 from trailweave.stream_processors.closers import Closers, Due, rare_collections
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
 from trailweave.stream_processors.lanes import CLOSING_FIELDS, Lane, Turn
+from trailweave.stream_processors.memory import Memory
 from trailweave.stream_processors.metrics import JoinMetrics
-from trailweave.stream_processors.session import ClosingTimes
+from trailweave.stream_processors.session import ClosingTimes, Session
 from trailweave.stream_processors.transactions import Transactions, Work, stop_if_fenced
 from trailweave.stream_processors.verdict import RulesConfig
 
@@ -82,6 +84,9 @@ class JoinSettings:
     batch_events_max: int = 20_000
     #: What a session has held for longer goes to chunks: a recovery replays about so much input.
     promote_s: float = 60.0
+    #: Bytes of events that open sessions may hold in memory, about; above it the largest are left
+    #: to chunks until they close, and partitions that are ahead of the others wait.
+    held_bytes_max: int = 512 * 1024 * 1024
     #: A batch waits no longer for more events: part of the delay to the chain.
     linger_s: float = 0.25
     #: Without a sign of life for longer, a worker's lanes go to others.
@@ -96,7 +101,9 @@ class _Batch:
     """A batch that is folded and whose sessions are being closed."""
 
     turns: list[tuple[Lane, Turn]]
-    chunks: list[tuple[Lane, Chunk]]
+    chunks: list[tuple[Lane, Session, Chunk]]
+    #: Sessions that leave memory to their chunks once these are committed.
+    leaving: list[tuple[Lane, Session]]
     #: The member that read it.
     generation: Any
 
@@ -132,7 +139,6 @@ class JoinWorker:
         self._schemas = schemas
         self._decoder = event_decoder(self._schemas)
         self._closing_decoder = Decoder(CLOSING_FIELDS, self._schemas)
-        self._chunk_decoder = Decoder()
         self._encoder = Encoder()
         self._sources: dict[int, Source] = {}
         self._closers = Closers(settings.closers, settings.rules, self.metrics.closers_lost.inc)
@@ -144,6 +150,7 @@ class JoinWorker:
         #: The batch before this one, while children close its sessions.
         self._batch: _Batch | None = None
         self._transactions: Transactions | None = None
+        self._memory = Memory(settings.kafka, settings.held_bytes_max)
         self._consumer = self._new_consumer()
         self._confirmer = Confirmer(dict(settings.kafka), self._topics)
         self._consumer.subscribe(
@@ -196,7 +203,8 @@ class JoinWorker:
         self._assigned = None
         self._torn = ""
         self._rebalanced = True
-        for gauge in (self.metrics.open_sessions, self.metrics.held_events):
+        metrics = self.metrics
+        for gauge in (metrics.open_sessions, metrics.held_events, metrics.held_bytes):
             gauge.clear()  # or another worker's lanes would be reported here for ever
         self.metrics.clock_lag_s.clear()
 
@@ -236,12 +244,15 @@ class JoinWorker:
         folded = self._fold(messages)
         self._closers.expect(folded)
         try:
-            before = self._transaction(self._batch) if self._batch is not None else None
+            last = self._batch
+            before = self._transaction(last) if last is not None else None
             self._confirmer.poll(self.lanes, self._now_s())
             self._learn()
             self._batch = self._begin(generation)
             if before is not None:
                 self._commit(before)
+            if last is not None:
+                self._let_go(last)
             if not self._closers.busy:
                 self.settle()
         except Retryable:
@@ -254,22 +265,33 @@ class JoinWorker:
     def settle(self) -> None:
         """Commit the batch whose sessions children still close, if there is one."""
         if self._batch is not None:
-            last, self._batch = self._transaction(self._batch), None
-            if last is not None:
-                self._commit(last)
+            last, self._batch = self._batch, None
+            work = self._transaction(last)
+            if work is not None:
+                self._commit(work)
+            self._let_go(last)
+
+    def _let_go(self, batch: _Batch) -> None:
+        """After its commit: what it has put into chunks may leave memory."""
+        for lane, session in batch.leaving:
+            lane.leave(session)
+        self._memory.balance(self._consumer, self.lanes.values())
 
     def _begin(self, generation: Any) -> _Batch:
         """End the batch: its sessions are with the children, or wait for `_transaction`."""
         turns = [(lane, lane.turn()) for lane in self.lanes.values()]
-        due = (
-            Due(lane, turn, session, reason)
-            for lane, turn in turns
-            for session, reason in lane.due()
-        )
-        self._closers.begin(due, self._close_here)
+        self._closers.begin(self._memory.take_due(turns), self._close_here)
         after_ms = int(self.settings.promote_s * 1000)
-        chunks = [(lane, chunk) for lane, turn in turns for chunk in promote(lane, turn, after_ms)]
-        return _Batch(turns, chunks, generation)
+        chunks = [
+            (lane, session, chunk)
+            for lane, turn in turns
+            for session, chunk in promote(lane, turn, after_ms)
+        ]
+        leaving = []
+        for lane, turn, session in largest(turns, self._memory.excess(self.lanes.values())):
+            leaving.append((lane, session))
+            chunks += [(lane, session, chunk) for chunk in promoted(lane, session, turn)]
+        return _Batch(turns, chunks, leaving, generation)
 
     def _transaction(self, batch: _Batch) -> Work | None:
         """What the batch's transaction carries; None if there is nothing to say."""
@@ -357,13 +379,15 @@ class JoinWorker:
         assert self._transactions is not None
         began = time.monotonic()
         try:
-            ends = self._transactions.commit(work)
+            delivered = self._transactions.commit(work)
         except Retryable:
             self._drop_memory()
             raise
         self._count(work, time.monotonic() - began)
         for lane, turn in work.turns:
-            lane.committed(turn, ends.get(lane.index, 0))
+            lane.committed(turn, delivered.sessions_end.get(lane.index, 0))
+        for _, session, (key, _) in work.chunks:
+            session.chunks[key] = delivered.chunks.get(key, -1)
 
     # --- memory: dropped after any doubt, rebuilt from what is committed ---
 
@@ -389,13 +413,13 @@ class JoinWorker:
             reader.close()
         self._rebalanced = False
         self._confirmer.reset()
-        self._consumer.assign(
-            [
-                TopicPartition(topic, lane.index, position)
-                for lane in lanes.values()
-                for topic, position in zip(self._topics, lane.positions, strict=True)
-            ]
-        )
+        parts = [
+            TopicPartition(topic, lane.index, position)
+            for lane in lanes.values()
+            for topic, position in zip(self._topics, lane.positions, strict=True)
+        ]
+        self._consumer.assign(parts)
+        self._memory.assigned(self._consumer, parts)
         self.lanes = lanes
         held = sum(len(s.values) for lane in lanes.values() for s in lane.sessions.values())
         log.info(
@@ -412,9 +436,9 @@ class JoinWorker:
         )
         bounds = [lane_reader.watermarks(reader, topic, index) for topic in self._topics]
         _, sessions_end = lane_reader.watermarks(reader, events.SESSIONS_TOPIC, index)
-        chunks = self._live_chunks(index, reader)
+        live = lane_reader.read_keys(reader, events.OPEN_SESSIONS_TOPIC, index)
         if point is None:
-            if chunks:
+            if live:
                 raise Fatal(self._unknown_past(index, events.OPEN_SESSIONS_TOPIC, "chunks"))
             return self._first_lane(index, reader, [low for low, _ in bounds], sessions_end)
         recovery.check_log_starts(index, self._topics, point, [low for low, _ in bounds])
@@ -436,7 +460,9 @@ class JoinWorker:
             )
             for message in lane_reader.read_range(reader, ranges)
         )
-        recovery.replay(lane, point, headers, chunks, replay)
+        # A share of the limit: how the others' sessions are, nobody knows yet.
+        room = self._memory.share(len(self._assigned or ()))
+        recovery.replay(lane, point, headers, self._chunks(index, reader, live), replay, room)
         return lane
 
     def _first_lane(
@@ -454,9 +480,10 @@ class JoinWorker:
             f"{topic}[{index}] holds {what}; restore the group's offsets"
         )
 
-    def _live_chunks(self, index: int, reader: Consumer) -> list[Chunk]:
-        found = lane_reader.read_compacted(reader, events.OPEN_SESSIONS_TOPIC, index)
-        return [(key, self._chunk_decoder.decode(value)[1]) for key, value in found.items()]
+    def _chunks(self, index: int, reader: Consumer, live: dict[bytes, int]) -> Iterator[Stored]:
+        found = lane_reader.read_at(reader, events.OPEN_SESSIONS_TOPIC, index, live.values())
+        for message in found:
+            yield message.key() or b"", message.offset(), read_chunk(message.value() or b"")
 
     def _lane(self, index: int, positions: list[int], sessions_end: int) -> Lane:
         times, decoder = self.settings.times, self._closing_decoder
@@ -486,6 +513,7 @@ class JoinWorker:
             label = str(lane.index)
             self.metrics.open_sessions.labels(label).set(len(lane.sessions))
             self.metrics.held_events.labels(label).set(lane.held())
+            self.metrics.held_bytes.labels(label).set(lane.held_bytes)
             clock = lane.clock_ms()
             if clock >= 0:
                 self.metrics.clock_lag_s.labels(label).set(self._now_s() - clock / 1000)
@@ -494,6 +522,7 @@ class JoinWorker:
         """Leave cleanly: everything folded is committed or will be read again."""
         self._closers.stop()
         self._confirmer.close()
+        self._memory.close()
         if self._schema_topic is not None:
             self._schema_topic.close()
         self._consumer.close()

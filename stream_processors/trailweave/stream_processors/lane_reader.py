@@ -6,7 +6,7 @@ All reads are read_committed and outside the consumer group. `join` calls this b
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -169,16 +169,35 @@ def read_headers(
     return [dict(message.headers() or ()) for message in found]
 
 
-def read_compacted(consumer: Consumer, topic: str, partition: int) -> dict[bytes, bytes]:
-    """The last committed value of each key, those that were deleted left out."""
+def read_keys(consumer: Consumer, topic: str, partition: int) -> dict[bytes, int]:
+    """The offset of the last committed record of each key, those that were deleted left out."""
     # The high watermark, not the last stable offset: what a transaction that is being settled
     # holds back must be waited for.
     low, high = watermarks(consumer, topic, partition)
-    found: dict[bytes, bytes] = {}
+    found: dict[bytes, int] = {}
     for message in read_range(consumer, {(topic, partition): (low, high)}):
-        key, value = message.key() or b"", message.value()
-        if value is None:
-            found.pop(key, None)
-        else:
-            found[key] = value
+        key = message.key() or b""
+        found.pop(key, None)
+        if message.value() is not None:
+            found[key] = message.offset()
     return found
+
+
+#: Records between two wanted ones that are rather read over than sought past.
+_READ_OVER_MAX: Final = 500
+
+
+def read_at(
+    consumer: Consumer, topic: str, partition: int, offsets: Iterable[int]
+) -> Iterator[Fetched]:
+    """The committed records at these offsets, as far as they are there, in order."""
+    wanted, runs = sorted(set(offsets)), list[list[int]]()
+    for offset in wanted:
+        if runs and offset - runs[-1][-1] <= _READ_OVER_MAX:
+            runs[-1].append(offset)
+        else:
+            runs.append([offset])
+    for run in runs:
+        found = read_range(consumer, {(topic, partition): (run[0], run[-1] + 1)})
+        here = set(run)
+        yield from (message for message in found if message.offset() in here)

@@ -8,7 +8,7 @@ may be folded before the commit. A recovery goes through `recovery.replay`.
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -142,6 +142,8 @@ class Lane:
     sessions_end: int = 0
     #: Events whose schema nobody has published yet, by the schema's key.
     unknown: dict[bytes, list[tuple[Session, int, bytes]]] = field(default_factory=dict)
+    #: Bytes of the events of open sessions that are in memory.
+    held_bytes: int = 0
     #: Whether something happened that a commit must carry.
     moved: bool = False
     _lows: list[deque[tuple[int, Session]]] = field(default_factory=list)
@@ -187,6 +189,7 @@ class Lane:
         session.places.append(topic << OFFSET_BITS | offset)
         session.times.append(recorded_ms)
         session.size += len(value)
+        self.held_bytes += len(value)
         if recorded_ms > session.last_ms:
             session.last_ms = recorded_ms
         special = self._special.get(value[2:10], "")
@@ -304,6 +307,7 @@ class Lane:
     def close(self, session: Session) -> None:
         """Forget a session whose record goes into the transaction under way."""
         session.closed = True
+        self.held_bytes -= session.size
         del self.sessions[session.key]
         for key in session.unknown:
             waiting = [entry for entry in self.unknown.get(key, ()) if not entry[0].closed]
@@ -312,12 +316,16 @@ class Lane:
             else:
                 self.unknown.pop(key, None)
 
-    def reopen(self, session: Session) -> None:
+    def reopen(self, session: Session, *, due: bool = False) -> None:
         """Take back a session that was not to be closed yet, before its turn is committed.
 
-        What was folded under its key since `close` is folded into it again.
+        What was folded under its key since `close` is folded into it again. With `due` it is due
+        again at the next turn, else when something comes for it or at its deadline.
         """
+        if due:
+            self._ended[session.key] = session
         session.closed = False
+        self.held_bytes += session.size
         newer = self.sessions.get(session.key)
         self.sessions[session.key] = session
         for recorded_ms, value in zip(session.times, session.values, strict=True):
@@ -332,6 +340,7 @@ class Lane:
 
     def _merge(self, session: Session, newer: Session) -> None:
         newer.closed = True
+        self.held_bytes -= newer.size
         if session.outside_ms < 0:
             session.outside_ms = newer.outside_ms
         for topic, queue in enumerate(self._lows):
@@ -366,16 +375,21 @@ class Lane:
             if not session.closed and session.outside_ms == at_ms >= 0:
                 yield session
 
-    def in_chunks(self, session: Session, keys: Iterable[bytes]) -> None:
-        """All that the session holds is in chunks, of which these are the last."""
-        session.chunks += keys
+    def in_chunks(self, session: Session, chunks: Mapping[bytes, int]) -> None:
+        """All that the session holds is in chunks, of which these are the last: key and offset."""
+        session.chunks |= chunks
         session.promoted = len(session.values)
         session.outside_ms = -1
         session.first = [-1] * len(self.positions)
 
+    def leave(self, session: Session) -> None:
+        """Let go of what the session's chunks hold, if it is open and all of them are known."""
+        if not session.closed and -1 not in session.chunks.values():
+            self.held_bytes -= session.leave()
+
     def held(self) -> int:
         """Events in open sessions."""
-        return sum(len(session.values) for session in self.sessions.values())
+        return sum(session.away + len(session.values) for session in self.sessions.values())
 
     # --- recovery ---
 

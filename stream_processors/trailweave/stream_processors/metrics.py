@@ -25,6 +25,7 @@ class JoinMetrics:
     closers: Gauge = field(init=False)
     open_sessions: Gauge = field(init=False)
     held_events: Gauge = field(init=False)
+    held_bytes: Gauge = field(init=False)
     clock_lag_s: Gauge = field(init=False)
     transaction_s: Histogram = field(init=False)
 
@@ -47,6 +48,7 @@ class JoinMetrics:
         self.closers = gauge("closers", "child processes that share the closings")
         self.open_sessions = gauge("open_sessions", "sessions open", "lane")
         self.held_events = gauge("held_events", "events in open sessions", "lane")
+        self.held_bytes = gauge("held_bytes", "bytes of these in memory", "lane")
         self.clock_lag_s = gauge("clock_lag_seconds", "wall clock less lane clock", "lane")
         self.transaction_s = Histogram(
             "trailweave_join_transaction_seconds",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import chunks
-from trailweave.stream_processors.chunks import Chunk
+from trailweave.stream_processors.chunks import Stored
 from trailweave.stream_processors.lanes import Lane, Metadata
 
 #: Headers of every record on the sessions topic: who wrote it, what it is, the lane's transaction
@@ -75,18 +75,19 @@ def replay(
     lane: Lane,
     point: Checkpoint,
     headers: Iterable[Mapping[str, bytes]],
-    found: list[Chunk],
+    found: Iterable[Stored],
     events: Iterable[tuple[int, int, int, bytes | None, bytes | None]],
+    bytes_max: int,
 ) -> None:
     """Bring a new lane at `point.positions` to the state of its last commit.
 
     `headers` are those of the sessions records from `point.sessions_from` on; `found` are the
-    chunks that were not deleted, with their keys; `events` are the
+    chunks that were not deleted, of which memory takes about `bytes_max`; `events` are the
     arguments of `Lane.refold` for each topic's records from its low up to its position, in order.
     """
     lane.number = point.number
     lane.cuts = cuts_of(headers)
-    chunks.restore(lane, found)
+    chunks.restore(lane, found, bytes_max)
     lane.restored(point.sessions_from)
     for event in events:
         lane.refold(*event)

@@ -5,11 +5,12 @@ decide when the session closes. `lanes` owns sessions; `chain` reads one when it
 """
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from trailweave.schemas.codec import CONFLUENT
+from trailweave.schemas.errors import Fatal
 
 NEVER_MS: Final = 1 << 62
 
@@ -43,9 +44,13 @@ class Session:
     times: "array[int]" = field(default_factory=lambda: array("q"))
     #: Bytes of `values`.
     size: int = 0
-    #: How many of the values, the first ones, are in chunks; and the keys of these.
+    #: How many of the values, the first ones, are in chunks.
     promoted: int = 0
-    chunks: list[bytes] = field(default_factory=list)
+    #: Events before `values` that only chunks hold, and their bytes.
+    away: int = 0
+    away_bytes: int = 0
+    #: Offsets of its chunks by their keys, in their order; -1: not known.
+    chunks: dict[bytes, int] = field(default_factory=dict)
     #: Broker time of the first event outside of chunks, or -1.
     outside_ms: int = -1
     #: Whether an event's schema is not one that this version writes.
@@ -68,6 +73,41 @@ class Session:
     def forget(self) -> None:
         """Let go of the events: lanes keep what is closed in their queues for a while."""
         self.values, self.places, self.times = [], array("q"), array("q")
+
+    def leave(self) -> int:
+        """Leave to its chunks what is in them; the bytes that this frees."""
+        count = self.promoted
+        freed = sum(map(len, self.values[:count]))
+        self.values, self.places = self.values[count:], self.places[count:]
+        self.times = self.times[count:]
+        self.promoted = 0
+        self.size -= freed
+        self.away += count
+        self.away_bytes += freed
+        return freed
+
+    def come_back(self, events: Iterable[tuple[int, int, bytes]]) -> int:
+        """Have what is away in memory again, as (place, broker time, bytes); the bytes of it."""
+        places, times, values = array("q"), array("q"), []
+        for place, recorded_ms, value in events:
+            places.append(place)
+            times.append(recorded_ms)
+            values.append(value)
+        added = self.away_bytes
+        if (len(values), sum(map(len, values))) != (self.away, added):
+            raise Fatal(
+                f"couldn't read back the events of trace {self.trace_id}: its chunks hold "
+                f"{len(values)} of {self.away}"
+            )
+        self.values, self.places, self.times = (
+            values + self.values,
+            places + self.places,
+            times + self.times,
+        )
+        self.promoted += self.away
+        self.size += added
+        self.away = self.away_bytes = 0
+        return added
 
     @property
     def trace_id(self) -> str:
@@ -112,8 +152,14 @@ class Session:
         return max(base, *self.unknown.values()) if self.unknown else base
 
     def may_be_whole(self) -> bool:
-        """As many distinct events as the exhaustive end promised are here, whoever sent them."""
-        if self.unknown or not 0 < self.expected_total <= len(self.values):
+        """As many distinct events as the exhaustive end promised are here, whoever sent them.
+
+        Of a session that is partly away, as many events: whether they are distinct is seen when
+        they are back.
+        """
+        if self.unknown or not 0 < self.expected_total <= self.away + len(self.values):
             return False
+        if self.away:
+            return True
         ids = {v[11:47] if v[:1] != CONFLUENT else v[6:42] for v in self.values}
         return len(ids) >= self.expected_total

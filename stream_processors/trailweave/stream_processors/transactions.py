@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -20,6 +20,7 @@ from trailweave.stream_processors.chunks import Chunk
 from trailweave.stream_processors.closers import Due
 from trailweave.stream_processors.closing import Sealed, dead_letter
 from trailweave.stream_processors.lanes import Lane, Refused, Turn
+from trailweave.stream_processors.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,22 @@ class Work:
 
     turns: Sequence[tuple[Lane, Turn]]
     closings: Sequence[tuple[Due, Sealed]]
-    #: With their lanes.
-    chunks: Sequence[tuple[Lane, Chunk]]
+    #: With their lanes and sessions.
+    chunks: Sequence[tuple[Lane, Session, Chunk]]
     #: Of every topic of every lane, moved or not: they fence a zombie.
     offsets: list[TopicPartition]
     #: The member of the group that read the batch.
     generation: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Where records came to lie, as far as delivery reports told."""
+
+    #: Ends of the lanes' sessions partitions.
+    sessions_end: dict[int, int] = field(default_factory=dict)
+    #: Offsets of chunks by their keys.
+    chunks: dict[bytes, int] = field(default_factory=dict)
 
 
 class Transactions:
@@ -58,7 +69,7 @@ class Transactions:
         self._slot, self._group, self._stop = slot, group, stop
         self._topics = events.event_topics()
         self._encoder = Encoder()
-        self._sessions_end: dict[int, int] = {}
+        self._delivered = Delivered()
         self._producer = Producer(
             {
                 "linger.ms": 5,
@@ -78,24 +89,25 @@ class Transactions:
             lambda: self._producer.init_transactions(TRANSACTION_TIMEOUT_S),
         )
 
-    def commit(self, work: Work) -> dict[int, int]:
-        """The ends of the lanes' sessions partitions, as far as delivery reports told.
+    def commit(self, work: Work) -> Delivered:
+        """Where the records are.
 
         Raises `Retryable`: whether the transaction was committed is then not known; `Fatal` when
         another worker has our place.
         """
-        self._sessions_end = {}
+        self._delivered = Delivered()
         committing = False
         try:
             self._producer.begin_transaction()
             for due, closing in work.closings:
                 self._produce_closing(due, closing)
-            for lane, (key, chunk) in work.chunks:
+            for lane, _, (key, chunk) in work.chunks:
                 self._produce(
                     events.OPEN_SESSIONS_TOPIC,
                     partition=lane.index,
                     key=key,
                     value=self._encoder.encode("session_chunk", chunk),
+                    on_delivery=self._on_chunk,
                 )
             for lane, turn in work.turns:
                 for refused in turn.refused:
@@ -111,7 +123,7 @@ class Transactions:
                 self._abort()
             stop_if_fenced(reason, self._group, self._slot)
             raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
-        return self._sessions_end
+        return self._delivered
 
     def _send_offsets(self, work: Work) -> None:
         """Add the offsets, with a timeout that holds.
@@ -183,7 +195,7 @@ class Transactions:
             headers=recovery.session_headers(
                 closing.kind, due.turn.number, closing.session, due.turn.positions
             ),
-            on_delivery=self._delivered,
+            on_delivery=self._on_session,
         )
         for _, finding in closing.findings:
             self._produce(events.FINDINGS_TOPIC, partition=partition, key=key, value=finding)
@@ -194,10 +206,16 @@ class Transactions:
                 events.OPEN_SESSIONS_TOPIC, partition=partition, key=chunk_key, value=None
             )
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _on_session(self, error: KafkaError | None, message: Message) -> None:
         lane, offset = message.partition(), message.offset()
         if error is None and lane is not None and offset is not None:
-            self._sessions_end[lane] = max(self._sessions_end.get(lane, 0), offset + 1)
+            ends = self._delivered.sessions_end
+            ends[lane] = max(ends.get(lane, 0), offset + 1)
+
+    def _on_chunk(self, error: KafkaError | None, message: Message) -> None:
+        key, offset = message.key(), message.offset()
+        if error is None and isinstance(key, bytes) and offset is not None:
+            self._delivered.chunks[key] = offset
 
     def _produce_dead_letter(self, lane: Lane, refused: Refused, closing: Sealed | None) -> None:
         topic = self._topics[refused.topic]

@@ -6,10 +6,11 @@ import gc
 
 import pytest
 from trailweave.schemas.codec import EVENT_BYTES_MAX
+from trailweave.schemas.errors import Fatal
 from trailweave.schemas.events import OPEN_SESSIONS_TOPIC
 from trailweave.schemas.topics import load_topics
 from trailweave.stream_processors import chunks, recovery
-from trailweave.stream_processors.chunks import Chunk
+from trailweave.stream_processors.chunks import Chunk, Stored, events_of
 from trailweave.stream_processors.closing import close
 from trailweave.stream_processors.lanes import Lane
 from trailweave.stream_processors.session import Session
@@ -18,7 +19,6 @@ from trailweave.stream_processors.verdict import RulesConfig
 from tests.unit.stream_processors.builders import (
     ENCODER,
     TRACE,
-    WHOLE_DECODER,
     Made,
     Trace,
     closed,
@@ -35,23 +35,23 @@ AFTER_MS = 100
 
 def promoted(held: Lane, at_ms: int = 1_000) -> list[Chunk]:
     confirm(held, at_ms)
-    return list(chunks.promote(held, held.turn(), AFTER_MS))
+    return [chunk for _, chunk in chunks.promote(held, held.turn(), AFTER_MS)]
 
 
-def stored(found: list[Chunk]) -> list[Chunk]:
+def stored(found: list[Chunk]) -> list[Stored]:
     """The chunks as whoever reads the topic has them."""
     return [
-        (key, WHOLE_DECODER.decode(ENCODER.encode("session_chunk", chunk))[1])
-        for key, chunk in found
+        (key, offset, chunks.read(ENCODER.encode("session_chunk", chunk)))
+        for offset, (key, chunk) in enumerate(found)
     ]
 
 
-def restored(held: Lane, found: list[Chunk]) -> Lane:
+def restored(held: Lane, found: list[Chunk], room: int = 1 << 40) -> Lane:
     """A new lane where `held` stands, from chunks alone."""
     positions = list(held.positions)
     new = Lane(0, positions, held.times, held.decoder)
     point = recovery.Checkpoint(held.number, tuple(positions), tuple(positions), 0)
-    recovery.replay(new, point, [], stored(found), [])
+    recovery.replay(new, point, [], stored(found), [], room)
     return new
 
 
@@ -99,7 +99,7 @@ def test_a_later_chunk_holds_what_came_since_the_last() -> None:
     ((key, chunk),) = promoted(held, at_ms=2_000)
 
     assert (key, [event["value"] for event in chunk["events"]]) == (KEY + b"|2|0", [late.value])
-    assert held.sessions[KEY].chunks == [KEY + b"|1|0", KEY + b"|2|0"]
+    assert list(held.sessions[KEY].chunks) == [KEY + b"|1|0", KEY + b"|2|0"]
     assert promoted(held, at_ms=3_000) == []
 
 
@@ -141,7 +141,7 @@ def test_a_session_comes_back_from_its_chunks_and_closes_as_it_would_have() -> N
     found = promoted(held)
     feed(held, *made[4:], at_ms=1_500)
     found += promoted(held, at_ms=2_000)
-    new = restored(held, found[::-1])
+    new = restored(held, found)
     for each in (held, new):
         feed(each, end, at_ms=2_100)
         confirm(each, 2_200)
@@ -164,11 +164,82 @@ def test_what_lies_below_the_cut_of_a_chunk_is_not_read_again() -> None:
     new = Lane(0, [2, 0, 0, 0, 0], held.times, held.decoder)
     point = recovery.Checkpoint(1, (2, 0, 0, 0, 0), (0, 0, 0, 0, 0), 0)
     again = [(0, offset, 1, event.key, event.value) for offset, event in enumerate(made)]
-    recovery.replay(new, point, [], found, again)
+    recovery.replay(new, point, [], found, again, 1 << 40)
 
     assert places(new.sessions[KEY]) == {(0, 0), (0, 1)}
     assert new.lows() == [1, 0, 0, 0, 0]
-    assert new.sessions[KEY].chunks == [key for key, _ in found]
+    assert new.sessions[KEY].chunks == {key: offset for key, offset, _ in found}
+
+
+def away(held: Lane, made: list[Made]) -> tuple[Session, list[Chunk]]:
+    """The session of these events, left to its chunks."""
+    feed(held, *made)
+    found = promoted(held)
+    session = held.sessions[KEY]
+    session.chunks = {key: offset for offset, key in enumerate(session.chunks)}
+    held.leave(session)
+    return session, found
+
+
+def test_what_is_in_chunks_leaves_memory_and_comes_back_as_it_was() -> None:
+    held = lane()
+    made = Trace().whole(2)
+    session, found = away(held, made[:5])
+    feed(held, *made[5:])
+    left = (session.away, len(session.values), held.held_bytes)
+    session.come_back(event for _, chunk in found for event in events_of(chunk))
+
+    assert left == (5, 5, sum(len(event.value) for event in made[5:]))
+    assert session.values == [event.value for event in made]
+    assert (session.away, session.promoted, session.size) == (0, 5, sum(map(len, session.values)))
+
+
+def test_a_session_that_is_away_is_due_when_as_many_events_are_here_as_announced() -> None:
+    held = lane()
+    made = Trace().whole()
+    away(held, made[:-1])
+    assert closed(held) == []
+    feed(held, made[-1])
+
+    assert closed(held) == [(KEY, "counts")]
+
+
+def test_chunks_that_lack_an_event_are_not_taken_for_the_session() -> None:
+    session, found = away(lane(), Trace().whole())
+    events = [event for _, chunk in found for event in events_of(chunk)]
+
+    with pytest.raises(Fatal, match="its chunks hold 5 of 6"):
+        session.come_back(events[1:])
+
+
+def test_chunks_of_unknown_place_do_not_let_a_session_leave() -> None:
+    held = lane()
+    feed(held, *Trace().whole())
+    promoted(held)
+    held.leave(held.sessions[KEY])
+
+    assert (held.sessions[KEY].away, held.held_bytes) == (0, held.sessions[KEY].size)
+
+
+def test_a_recovery_takes_no_more_into_memory_than_it_may() -> None:
+    held = lane()
+    made = Trace().whole(2)
+    feed(held, *made)
+    new = restored(held, promoted(held), room=100)
+
+    assert (new.held_bytes, new.sessions[KEY].away) == (0, len(made))
+
+
+def test_the_largest_sessions_are_left_first() -> None:
+    held = lane()
+    for letter, calls in (("a", 1), ("b", 9), ("c", 5)):
+        feed(held, *Trace(letter * 32).whole(calls)[:-1])
+    turn = held.turn()
+    sizes = sorted(session.size for session in held.sessions.values())
+    found = [session.trace_id[0] for _, _, session in chunks.largest([(held, turn)], sizes[2] + 1)]
+
+    assert found == ["b", "c"]
+    assert list(chunks.largest([(held, turn)], 0)) == []
 
 
 def test_closed_sessions_do_not_stay_in_a_lanes_queues() -> None:

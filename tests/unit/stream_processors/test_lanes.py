@@ -480,6 +480,19 @@ def test_a_session_taken_back_with_all_that_was_announced_is_due() -> None:
     assert closed(held) == [(KEY, "counts")]
 
 
+def test_a_session_taken_back_for_a_while_is_due_again() -> None:
+    held = lane()
+    feed(held, *Trace().whole())
+    (away,) = [session for session, _ in held.due()]
+    held.close(away)
+    held.reopen(away)
+    not_yet = closed(held)
+    held.close(away)
+    held.reopen(away, due=True)
+
+    assert (not_yet, closed(held)) == ([], [(KEY, "counts")])
+
+
 def test_a_session_taken_back_still_waits_for_its_schema() -> None:
     later = Later()
     held = lane(decoder=Decoder(CLOSING_FIELDS, later))

@@ -9,6 +9,7 @@ record or dead letter. Each rule of the protocol, switched off, must be caught b
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from hypothesis import settings
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import recovery
 from trailweave.stream_processors.chain import Record
-from trailweave.stream_processors.chunks import Chunk, promote
+from trailweave.stream_processors.chunks import Chunk, events_of, largest, promote, promoted
 from trailweave.stream_processors.closing import close
 from trailweave.stream_processors.lanes import Lane, Metadata, Turn
 from trailweave.stream_processors.rules import RULES
@@ -138,7 +139,9 @@ class Transaction:
     taken: list[Place] = field(default_factory=list)
     evidence: set[Place] = field(default_factory=set)
     closed: list[tuple[Session, str]] = field(default_factory=list)
-    chunks: dict[bytes, Record] = field(default_factory=dict)
+    promoted: list[tuple[Session, Chunk]] = field(default_factory=list)
+    #: Sessions that leave memory once their chunks are committed.
+    leaving: list[Session] = field(default_factory=list)
     offsets: list[tuple[str, int, str | None]] = field(default_factory=list)
     #: What a recovery must bring back once this is committed.
     after: tuple[object, ...] = ()
@@ -231,15 +234,20 @@ class Run:
 
     def begin(self, rest: list[tuple[int, int, Stored]]) -> Transaction:
         """End the batch; `rest` is what a control folds only after the closings."""
-        held, due = sessions_of(self.lane), []
+        held, due = self.sessions(), []
         for session, reason in self.lane.due():
             self.lane.close(session)
+            if session.away:
+                session.come_back(self.events_away(session))
             due.append((session, reason))
         for topic, offset, record in rest:
             self.lane.fold(topic, offset, *record)
         work = Transaction(self.lane.turn(), due, held)
-        work.chunks = dict(promote(self.lane, work.turn, PROMOTE_MS))
-        work.held |= sessions_of(self.lane)
+        work.promoted = list(promote(self.lane, work.turn, PROMOTE_MS))
+        for _, _, session in largest([(self.lane, work.turn)], self.chance.choice((0, 0, 400))):
+            work.leaving.append(session)
+            work.promoted += [(session, c) for c in promoted(self.lane, session, work.turn)]
+        work.held |= self.sessions(dict(chunk for _, chunk in work.promoted))
         return work
 
     def finish(self, work: Transaction) -> None:
@@ -289,7 +297,7 @@ class Run:
 
     def transact(self, work: Transaction) -> bool:
         """Commit; False when the worker began anew."""
-        if not work.closed and not work.chunks and not work.turn.moved:
+        if not work.closed and not work.promoted and not work.turn.moved:
             return True
         lane, broker, chance = self.lane, self.broker, self.chance
         positions = work.turn.positions if self.rules.say_the_turn else lane.positions
@@ -302,14 +310,18 @@ class Run:
         end = len(broker.sessions) + len(records)
         broker.sessions += [*records, None]
         broker.before, broker.committed = broker.committed, work.offsets
-        broker.chunks |= work.chunks
+        for session, (key, chunk) in work.promoted:
+            broker.chunks[key] = stored_chunk(chunk)
+            session.chunks[key] = 1 if chance.random() < 0.9 else -1  # a report may not come
         if self.rules.delete_chunks_at_the_close:
             for key in (key for session, _ in work.closed for key in session.chunks):
-                del broker.chunks[key]
+                broker.chunks.pop(key, None)
         broker.taken.update(work.taken)
         broker.evidence |= work.evidence
         lane.committed(work.turn, end if records and chance.random() < 0.9 else 0)
         self.snapshot = work.after
+        for session in work.leaving:
+            lane.leave(session)
         if chance.random() < 0.2:
             # The commit was applied, and its reply never came: or came, and then the end.
             if not self.rules.believe_the_offsets:
@@ -339,20 +351,29 @@ class Run:
         headers = [h for h in self.broker.sessions[point.sessions_from : end] if h is not None]
         lane = Lane(0, list(point.positions), TIMES, CLOSING_DECODER, sessions_end=end)
         cuts = self.rules.cuts(headers)
-        recovery.replay(lane, point, headers_of(cuts), self.chunks(), self.between(point))
+        room = self.chance.choice((0, HUGE))
+        recovery.replay(lane, point, headers_of(cuts), self.chunks(), self.between(point), room)
         turn = Turn(lane.number, tuple(lane.positions), 0, [], moved=False)
-        after = lane_state(turn, sessions_of(lane), lane.prepare(turn))
+        after = lane_state(turn, sessions_of(lane, self.broker.chunks), lane.prepare(turn))
         if self.snapshot is not None and after != self.snapshot:
             raise WrongError("the recovery is not the state of the last commit")
         return lane
 
-    def chunks(self) -> list[Chunk]:
-        """Live chunks, as whoever reads the topic has them."""
-        stored = [(key, stored_chunk(chunk)) for key, chunk in self.broker.chunks.items()]
-        self.chance.shuffle(stored)
-        if not self.rules.heed_the_cuts_of_chunks:
-            stored = [(key, {**chunk, "cut": [0] * len(TOPICS)}) for key, chunk in stored]
-        return stored
+    def chunks(self) -> list[tuple[bytes, int, Record]]:
+        """Live chunks in the log's order."""
+        heeded = self.rules.heed_the_cuts_of_chunks
+        return [
+            (key, 1, chunk if heeded else {**chunk, "cut": [0] * len(TOPICS)})
+            for key, chunk in self.broker.chunks.items()
+        ]
+
+    def events_away(self, session: Session) -> Iterator[tuple[int, int, bytes]]:
+        stored = [self.broker.chunks[key] for key in session.chunks if key in self.broker.chunks]
+        every = (event for chunk in stored for event in events_of(chunk))
+        return itertools.islice(every, session.away)
+
+    def sessions(self, coming: dict[bytes, Record] | None = None) -> Sessions:
+        return sessions_of(self.lane, self.broker.chunks | (coming or {}))
 
     def between(self, point: recovery.Checkpoint) -> Iterator[tuple[int, int, int, bytes, bytes]]:
         """Each topic's records from its low to its position, the topics in any order."""
@@ -405,18 +426,22 @@ def headers_of(cuts: dict[bytes, list[int]]) -> list[Headers]:
     ]
 
 
-def sessions_of(lane: Lane) -> Sessions:
-    """All of the open sessions that a recovery must bring back."""
+def sessions_of(lane: Lane, chunks: dict[bytes, Record]) -> Sessions:
+    """All of the open sessions that a recovery must bring back, in memory or in chunks."""
     return {
         key: (
-            places(s),
+            places(s).union(*(places_in(chunks[key]) for key in s.chunks if key in chunks)),
             tuple(s.first),
-            (s.last_ms, s.ended_ms, s.expected_total, s.size, s.foreign),
-            (s.promoted, tuple(s.chunks), s.outside_ms < 0),
+            (s.last_ms, s.ended_ms, s.expected_total, s.foreign),
+            (s.size + s.away_bytes, s.promoted + s.away, tuple(s.chunks), s.outside_ms < 0),
             (dict(s.expected), dict(s.pending), set(s.decided), dict(s.unknown)),
         )
         for key, s in lane.sessions.items()
     }
+
+
+def places_in(chunk: Record) -> set[Place]:
+    return {(event["topic"], event["offset"]) for event in chunk["events"]}
 
 
 def lane_state(turn: Turn, held: Sessions, metadata: list[Metadata]) -> tuple[object, ...]:

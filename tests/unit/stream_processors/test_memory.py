@@ -1,0 +1,97 @@
+"""Memory pressure: which partitions wait, how much is given back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import TopicPartition
+from trailweave.stream_processors.lanes import Lane
+from trailweave.stream_processors.memory import Memory
+
+from tests.unit.stream_processors.builders import TOPICS, Trace, feed, lane
+
+LIMIT = 1_000
+
+
+class Partitions:
+    """A consumer, as far as partitions wait or go on."""
+
+    def __init__(self) -> None:
+        self.waiting: set[str] = set()
+
+    def pause(self, parts: list[TopicPartition]) -> None:
+        self.waiting |= {part.topic for part in parts}
+
+    def resume(self, parts: list[TopicPartition]) -> None:
+        self.waiting -= {part.topic for part in parts}
+
+
+def memory() -> Memory:
+    return Memory({}, LIMIT)
+
+
+def full(size: int, *newest_ms: int) -> Lane:
+    """A lane whose sessions hold so much, with the newest times of its topics."""
+    held = lane()
+    held.newest_ms = list(newest_ms)
+    held.held_bytes = size
+    return held
+
+
+def balanced(pressure: Memory, parts: Any, *lanes: Lane) -> set[str]:
+    pressure.balance(parts, lanes)
+    return set(parts.waiting)
+
+
+def test_above_the_limit_only_what_moves_the_clock_is_read() -> None:
+    waiting = balanced(memory(), Partitions(), full(1_001, 50, 20, 20, 30, 90))
+
+    assert waiting == {TOPICS[0], TOPICS[3], TOPICS[4]}
+
+
+def test_a_topic_of_which_nothing_is_known_is_waited_for() -> None:
+    assert balanced(memory(), Partitions(), full(1_001, 50, -1, 50, 50, 50)) == {
+        TOPICS[0], TOPICS[2], TOPICS[3], TOPICS[4],
+    }  # fmt: skip
+
+
+def test_topics_at_the_same_time_do_not_wait_for_each_other() -> None:
+    assert balanced(memory(), Partitions(), full(2_000, 50, 50, 50, 50, 50)) == set()
+
+
+def test_up_to_the_limit_nothing_waits() -> None:
+    assert balanced(memory(), Partitions(), full(1_000, 50, 20, 20, 30, 90)) == set()
+
+
+def test_who_waits_goes_on_when_the_others_have_caught_up_or_memory_is_free() -> None:
+    pressure, parts = memory(), Partitions()
+    first = balanced(pressure, parts, full(1_001, 50, 20, 20, 30, 90))
+    caught_up = balanced(pressure, parts, full(1_001, 50, 60, 60, 60, 90))
+    just_below = balanced(pressure, parts, full(950, 50, 60, 60, 60, 90))
+    well_below = balanced(pressure, parts, full(800, 50, 60, 60, 60, 90))
+
+    assert TOPICS[0] in first - caught_up
+    assert just_below == caught_up == {TOPICS[1], TOPICS[2], TOPICS[3], TOPICS[4]}
+    assert well_below == set()
+
+
+def test_a_new_assignment_has_no_one_waiting() -> None:
+    pressure, parts = memory(), Partitions()
+    balanced(pressure, parts, full(1_001, 50, 20, 20, 30, 90))
+    pressure.assigned(parts, [TopicPartition(topic, 0) for topic in TOPICS])  # type: ignore[arg-type]
+
+    assert parts.waiting == set()
+    assert TOPICS[4] in balanced(pressure, parts, full(1_001, 50, 20, 20, 30, 90))
+
+
+def test_above_the_limit_as_much_is_given_back_as_keeps_it_below_for_a_while() -> None:
+    assert memory().excess([full(700, 1), full(300, 1)]) == 0
+    assert memory().excess([full(700, 1), full(301, 1)]) == 301
+
+
+def test_what_is_due_is_closed() -> None:
+    held = lane()
+    feed(held, *Trace().whole())
+    (due,) = memory().take_due([(held, held.turn())])
+
+    assert (due.reason, due.session.closed, held.sessions) == ("counts", True, {})
