@@ -24,7 +24,7 @@ from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.registry import RegistrySchemas, register_all
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import ByFraming, Standing, StandingRule
-from trailweave.stream_processors import join, transactions
+from trailweave.stream_processors import join, lane_reader, transactions
 from trailweave.stream_processors.lanes import Metadata
 from trailweave.stream_processors.session import ClosingTimes
 
@@ -463,6 +463,7 @@ def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     feed.flush()
     with joining(address, **settings):
         assert until(lambda: len(live_chunks(address)) == 3 and replayed(address) == 0)
+        assert in_chunks(address) == 180
     assert until(lambda: group_is_empty(address))
     with joining(address, **settings) as worker:
         assert until(lambda: held(worker) == 180)
@@ -477,7 +478,25 @@ def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
         ("complete", 0)
     ] * 3
     assert live_chunks(address) == {}
+    assert in_chunks(address) == 0
     check(address, feed, traces)
+
+
+def in_chunks(address: str) -> int:
+    """Events that are in chunks after each lane's last transaction."""
+    numbers = {}
+    for part in committed(address):
+        meta = Metadata.parse(str(getattr(part, "metadata", "")))
+        assert meta is not None
+        numbers[part.partition] = meta.number
+    reader = lane_reader.reading_consumer({"bootstrap.servers": address})
+    try:
+        return sum(
+            lane_reader.events_in_chunks(reader, events.OPEN_SESSIONS_TOPIC, lane, number)
+            for lane, number in numbers.items()
+        )
+    finally:
+        reader.close()
 
 
 def held(worker: Worker, what: str = "events") -> float:

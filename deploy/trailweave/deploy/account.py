@@ -114,7 +114,10 @@ def take_account(
         gaps = _gaps(loaded, moment, settings)
         for place, gap in gaps.items():
             loaded[place].records_in -= gap
-        joined = [_joined(client, moment, lane, gaps) for lane in moment.lanes()]
+        chunked = _in_chunks(moment, settings)
+        joined = [
+            _joined(client, moment, lane, gaps, chunked.get(lane, 0)) for lane in moment.lanes()
+        ]
         for (_, partition), line in loaded.items():
             _hold_refused(line, joined[partition])
         rest = _loaded_rest(client, moment, settings, told)
@@ -162,7 +165,30 @@ def _produced(client: "Client", moment: Moment) -> Line:
     return line
 
 
-def _joined(client: "Client", moment: Moment, lane: int, gaps: Mapping[Place, int]) -> Line:
+def _in_chunks(moment: Moment, settings: Settings) -> dict[int, int]:
+    """Events that each lane's last transaction left in chunks of open sessions."""
+    from trailweave.stream_processors import lane_reader
+
+    numbers: dict[int, int] = {}
+    for (_, lane), mark in moment.joined.items():
+        note = _note(mark.metadata)
+        if note is not None:
+            numbers[lane] = note[0]
+    if not numbers:
+        return {}
+    reader = lane_reader.reading_consumer(settings.kafka_config())
+    try:
+        return {
+            lane: lane_reader.events_in_chunks(reader, events.OPEN_SESSIONS_TOPIC, lane, number)
+            for lane, number in numbers.items()
+        }
+    finally:
+        reader.close()
+
+
+def _joined(
+    client: "Client", moment: Moment, lane: int, gaps: Mapping[Place, int], chunked: int
+) -> Line:
     marks = {
         topic: moment.joined[topic, lane] for topic in _EVENTS if (topic, lane) in moment.joined
     }
@@ -196,7 +222,7 @@ def _joined(client: "Client", moment: Moment, lane: int, gaps: Mapping[Place, in
         _refused(client, topic, lane, mark.offset, "join")["alone"] for topic, mark in marks.items()
     )
     line.dead_lettered = chains["refused"] + alone
-    reach = sum(
+    reach = chunked + sum(
         mark.offset - note[1] for mark, note in zip(marks.values(), notes, strict=True) if note
     )
     _hold(line, reach, moment)

@@ -11,6 +11,8 @@ from typing import Any, Final, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from trailweave.schemas.errors import Fatal, Retryable
+from trailweave.stream_processors import chunks
+from trailweave.stream_processors.recovery import NUMBER
 
 T = TypeVar("T")
 
@@ -181,6 +183,18 @@ def read_keys(consumer: Consumer, topic: str, partition: int) -> dict[bytes, int
         if message.value() is not None:
             found[key] = message.offset()
     return found
+
+
+def events_in_chunks(consumer: Consumer, topic: str, partition: int, number: int) -> int:
+    """Events in the chunks that were alive after the lane's transaction of this number."""
+    low, high = watermarks(consumer, topic, partition)
+    alive: dict[bytes, int] = {}
+    for message in read_range(consumer, {(topic, partition): (low, high)}):
+        written = int(dict(message.headers() or ())[NUMBER])
+        key, value = message.key() or b"", message.value()
+        if written <= number:
+            alive[key] = 0 if value is None else len(chunks.read(value)["events"])
+    return sum(alive.values())
 
 
 #: Records between two wanted ones that are rather read over than sought past.

@@ -105,6 +105,11 @@ def session_headers(kind: str, number: int, session: bytes, cut: Sequence[int]) 
     ]
 
 
+def chunk_headers(number: int) -> Headers:
+    """Headers of a chunk or its deletion: which transaction of the lane it belongs to."""
+    return [(WRITER, b"join"), (NUMBER, str(number).encode())]
+
+
 def cuts_of(records: Iterable[Mapping[str, bytes]]) -> dict[bytes, list[int]]:
     """Per session, the largest cut of the records that took its events for good.
 

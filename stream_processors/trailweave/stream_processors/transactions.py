@@ -107,6 +107,7 @@ class Transactions:
                     partition=lane.index,
                     key=key,
                     value=self._encoder.encode("session_chunk", chunk),
+                    headers=recovery.chunk_headers(chunk["number"]),
                     on_delivery=self._on_chunk,
                 )
             for lane, turn in work.turns:
@@ -203,7 +204,11 @@ class Transactions:
             self._produce_dead_letter(due.lane, refused, closing)
         for chunk_key in due.session.chunks:
             self._produce(
-                events.OPEN_SESSIONS_TOPIC, partition=partition, key=chunk_key, value=None
+                events.OPEN_SESSIONS_TOPIC,
+                partition=partition,
+                key=chunk_key,
+                value=None,
+                headers=recovery.chunk_headers(due.turn.number),
             )
 
     def _on_session(self, error: KafkaError | None, message: Message) -> None:
