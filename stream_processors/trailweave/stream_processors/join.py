@@ -280,7 +280,7 @@ class JoinWorker:
     def _begin(self, generation: Any) -> _Batch:
         """End the batch: its sessions are with the children, or wait for `_transaction`."""
         turns = [(lane, lane.turn()) for lane in self.lanes.values()]
-        self._closers.begin(self._memory.take_due(turns), self._close_here)
+        self._closers.begin(self._take_due(turns), self._close_here)
         after_ms = int(self.settings.promote_s * 1000)
         chunks = [
             (lane, session, chunk)
@@ -292,6 +292,21 @@ class JoinWorker:
             leaving.append((lane, session))
             chunks += [(lane, session, chunk) for chunk in promoted(lane, session, turn)]
         return _Batch(turns, chunks, leaving, generation)
+
+    def _take_due(self, turns: list[tuple[Lane, Turn]]) -> list[Due]:
+        try:
+            return self._memory.take_due(turns)
+        except Fatal:
+            # Chunks are gone. If they went with a session that somebody else has closed, this
+            # worker lost its lanes and has yet to hear of it.
+            if any(self._committed_since(lane) for lane in self.lanes.values()):
+                raise Retryable("another worker has committed for these lanes") from None
+            raise
+
+    def _committed_since(self, lane: Lane) -> bool:
+        stored = lane_reader.committed(self._consumer, self._topics, lane.index)
+        point = recovery.checkpoint(lane.index, stored)
+        return point is not None and point.number > lane.committed_number
 
     def _transaction(self, batch: _Batch) -> Work | None:
         """What the batch's transaction carries; None if there is nothing to say."""

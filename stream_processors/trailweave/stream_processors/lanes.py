@@ -129,8 +129,9 @@ class Lane:
     times: ClosingTimes
     #: Decodes `CLOSING_FIELDS` at least.
     decoder: Decoder
-    #: Number of the last turn.
+    #: Number of the last turn, and of the last one that was committed.
     number: int = 0
+    committed_number: int = 0
     sessions: dict[bytes, Session] = field(default_factory=dict)
     refused: list[Refused] = field(default_factory=list)
     #: Offset below which session `key` has been put into records, per topic: replay only.
@@ -461,5 +462,6 @@ class Lane:
 
     def committed(self, turn: Turn, sessions_end: int) -> None:
         """The turn's transaction is committed; `sessions_end` from its delivery reports."""
+        self.committed_number = turn.number
         self.history.append(Committed(turn.positions, self.sessions_end))
         self.sessions_end = max(self.sessions_end, sessions_end)

@@ -85,7 +85,7 @@ def replay(
     chunks that were not deleted, of which memory takes about `bytes_max`; `events` are the
     arguments of `Lane.refold` for each topic's records from its low up to its position, in order.
     """
-    lane.number = point.number
+    lane.number = lane.committed_number = point.number
     lane.cuts = cuts_of(headers)
     chunks.restore(lane, found, bytes_max)
     lane.restored(point.sessions_from)

@@ -119,10 +119,11 @@ class Broker:
     committed: list[tuple[str, int, str | None]] = field(
         default_factory=lambda: [(topic, -1, None) for topic in TOPICS]
     )
-    #: Offsets as they were before the last transaction.
-    before: list[tuple[str, int, str | None]] = field(default_factory=list)
     taken: Counter[Place] = field(default_factory=Counter)
     evidence: set[Place] = field(default_factory=set)
+    now_ms: int = 1
+    #: What a recovery has to bring back: the lane as the last commit left it.
+    after: tuple[object, ...] | None = None
 
 
 Sessions = dict[bytes, tuple[object, ...]]
@@ -146,16 +147,20 @@ class Transaction:
     #: What a recovery must bring back once this is committed.
     after: tuple[object, ...] = ()
 
+    @property
+    def says_something(self) -> bool:
+        return bool(self.closed or self.promoted or self.turn.moved)
+
 
 class Run:
-    """One seeded run of one lane."""
+    """One lane in one worker; by itself, a seeded run of a worker that has one lane."""
 
-    def __init__(self, seed: int, rules: Rules) -> None:
-        self.chance = random.Random(seed)
+    def __init__(
+        self, chance: int | random.Random, rules: Rules, broker: Broker | None = None
+    ) -> None:
+        self.chance = chance if isinstance(chance, random.Random) else random.Random(chance)
         self.rules = rules
-        self.broker = Broker()
-        self.now_ms = 1
-        self.snapshot: tuple[object, ...] | None = None
+        self.broker = broker or Broker()
         #: A batch whose sessions the children close.
         self.ahead: Transaction | None = None
         self.lane = self.recovered()
@@ -172,8 +177,8 @@ class Run:
 
     def arrive(self) -> None:
         for topic, key, value in self.chance.choices(pool(), k=self.chance.randint(0, 7)):
-            self.now_ms += self.chance.choice((0, 0, 1, 2))
-            self.broker.inputs[topic].append((self.now_ms, key, value))
+            self.broker.now_ms += self.chance.choice((0, 0, 1, 2))
+            self.broker.inputs[topic].append((self.broker.now_ms, key, value))
             if self.chance.random() < 0.05:
                 self.broker.inputs[topic].append(None)
 
@@ -203,15 +208,12 @@ class Run:
                 yield topic, offset, record
 
     def step(self) -> None:
-        found = list(self.batch())
-        middle = len(found) if self.rules.close_after_the_batch else len(found) // 2
-        for topic, offset, record in found[:middle]:
-            self.lane.fold(topic, offset, *record)
+        rest = self.fold()
         before, self.ahead = self.ahead, None
         if before is not None:
             self.finish(before)
         self.confirm()
-        work = self.begin(found[middle:])
+        work = self.begin(rest)
         if before is not None:
             if not self.rules.prepare_before_the_next_closings:
                 self.prepare(before)
@@ -223,14 +225,22 @@ class Run:
             self.finish(work)
             self.transact(work)
 
+    def fold(self) -> list[tuple[int, int, Stored]]:
+        """Fold a batch, or what a control folds of it before the closings; the rest."""
+        found = list(self.batch())
+        middle = len(found) if self.rules.close_after_the_batch else len(found) // 2
+        for topic, offset, record in found[:middle]:
+            self.lane.fold(topic, offset, *record)
+        return found[middle:]
+
     def confirm(self) -> None:
         """The broker answers for some topics, as of a moment that may have passed by."""
-        asked_ms = self.now_ms - self.chance.choice((0, 0, 3))
+        asked_ms = self.broker.now_ms - self.chance.choice((0, 0, 3))
         for topic, log in enumerate(self.broker.inputs):
             rest = log[self.lane.positions[topic] :]
             if not any(rest) and self.chance.random() < 0.8:
                 self.lane.confirm(topic, asked_ms)
-        self.now_ms += self.chance.choice((0, 1, 5))
+        self.broker.now_ms += self.chance.choice((0, 1, 5))
 
     def begin(self, rest: list[tuple[int, int, Stored]]) -> Transaction:
         """End the batch; `rest` is what a control folds only after the closings."""
@@ -297,43 +307,55 @@ class Run:
 
     def transact(self, work: Transaction) -> bool:
         """Commit; False when the worker began anew."""
-        if not work.closed and not work.promoted and not work.turn.moved:
+        if not work.says_something:
             return True
-        lane, broker, chance = self.lane, self.broker, self.chance
-        positions = work.turn.positions if self.rules.say_the_turn else lane.positions
-        records = [
+        if self.chance.random() < 0.2:
+            return self.crash_before_the_commit(work)
+        before = self.broker.committed
+        self.persist(work)
+        self.believe(work)
+        if self.chance.random() < 0.2:
+            # The commit was applied, and its reply never came: or came, and then the end.
+            if not self.rules.believe_the_offsets:
+                self.broker.committed = before
+            self.lane = self.recovered()
+            return False
+        return True
+
+    def persist(self, work: Transaction) -> None:
+        """What a commit does in the broker."""
+        broker = self.broker
+        positions = work.turn.positions if self.rules.say_the_turn else self.lane.positions
+        broker.sessions += [
             dict(recovery.session_headers(kind, work.turn.number, session.key, positions))
             for session, kind in work.closed
         ]
-        if chance.random() < 0.2:
-            return self.crash_before_the_commit(work, records)
-        end = len(broker.sessions) + len(records)
-        broker.sessions += [*records, None]
-        broker.before, broker.committed = broker.committed, work.offsets
-        for session, (key, chunk) in work.promoted:
-            broker.chunks[key] = stored_chunk(chunk)
-            session.chunks[key] = 1 if chance.random() < 0.9 else -1  # a report may not come
+        broker.sessions.append(None)
+        broker.committed = work.offsets
+        broker.chunks |= {key: stored_chunk(chunk) for _, (key, chunk) in work.promoted}
         if self.rules.delete_chunks_at_the_close:
             for key in (key for session, _ in work.closed for key in session.chunks):
                 broker.chunks.pop(key, None)
         broker.taken.update(work.taken)
         broker.evidence |= work.evidence
-        lane.committed(work.turn, end if records and chance.random() < 0.9 else 0)
-        self.snapshot = work.after
-        for session in work.leaving:
-            lane.leave(session)
-        if chance.random() < 0.2:
-            # The commit was applied, and its reply never came: or came, and then the end.
-            if not self.rules.believe_the_offsets:
-                broker.committed = broker.before
-            self.lane = self.recovered()
-            return False
-        return True
+        broker.after = work.after
 
-    def crash_before_the_commit(self, work: Transaction, records: list[Headers]) -> bool:
-        """Some records were written and are aborted by the next start."""
-        written = self.chance.randint(0, len(records))
-        self.broker.sessions += [None] * (written + 1)
+    def believe(self, work: Transaction) -> None:
+        """What its reply does in the worker; delivery reports may not come."""
+        known = self.chance.random() < 0.9
+        end = len(self.broker.sessions) - 1 if work.closed and known else 0
+        self.lane.committed(work.turn, end)
+        for session, (key, _) in work.promoted:
+            session.chunks[key] = 1 if self.chance.random() < 0.9 else -1
+        for session in work.leaving:
+            self.lane.leave(session)
+
+    def abort(self, work: Transaction) -> None:
+        """What the broker keeps of records that were written and never committed."""
+        self.broker.sessions += [None] * (self.chance.randint(0, len(work.closed)) + 1)
+
+    def crash_before_the_commit(self, work: Transaction) -> bool:
+        self.abort(work)
         if self.rules.forget_after_abort:
             self.lane = self.recovered()
             return False
@@ -355,7 +377,7 @@ class Run:
         recovery.replay(lane, point, headers_of(cuts), self.chunks(), self.between(point), room)
         turn = Turn(lane.number, tuple(lane.positions), 0, [], moved=False)
         after = lane_state(turn, sessions_of(lane, self.broker.chunks), lane.prepare(turn))
-        if self.snapshot is not None and after != self.snapshot:
+        if self.broker.after is not None and after != self.broker.after:
             raise WrongError("the recovery is not the state of the last commit")
         return lane
 
@@ -388,19 +410,25 @@ class Run:
 
     # --- the end ---
 
+    @property
+    def committed_since(self) -> bool:
+        """Whether somebody else committed for the lane: `JoinWorker` asks the same."""
+        point = recovery.checkpoint(0, self.broker.committed)
+        return point is not None and point.number > self.lane.committed_number
+
+    @property
+    def done(self) -> bool:
+        """Whether all that arrived is read, closed and committed."""
+        logs = zip(self.broker.inputs, self.lane.positions, strict=True)
+        unread = any(any(log[start:]) for log, start in logs)
+        return self.ahead is None and not self.lane.sessions and not unread
+
     def drain(self) -> None:
         """No more arrives, and all is read and closed; a crash is still possible in between."""
         for _ in range(200):
-            if (
-                self.ahead is None
-                and not self.lane.sessions
-                and not any(
-                    any(log[start:])
-                    for log, start in zip(self.broker.inputs, self.lane.positions, strict=True)
-                )
-            ):
+            if self.done:
                 return
-            self.now_ms += 50
+            self.broker.now_ms += 50
             self.step()
         raise WrongError("a session never closed")
 
