@@ -21,13 +21,16 @@ from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder
 from trailweave.schemas.standing import WriterStandings
 from trailweave.schemas.topics import load_topics
+from trailweave.stream_processors import lane_reader
 from trailweave.stream_processors.join import JoinSettings, run
+from trailweave.stream_processors.lanes import Metadata
 from trailweave.stream_processors.metrics import JoinMetrics
 from trailweave.stream_processors.session import ClosingTimes
 
 from tests.unit.stream_processors.builders import Made
 
 DEADLINE_S: Final = 40.0
+LANES: Final = 4
 #: The least that a broker allows by default.
 SESSION_TIMEOUT_S: Final = 6.0
 TIMES: Final = ClosingTimes(grace_ms=1_000, idle_ms=2_500, unknown_schema_wait_ms=1_000)
@@ -276,3 +279,57 @@ def finding_faults(stored: Stored) -> list[str]:
     written = Counter(finding["finding_id"] for finding in stored.findings)
     differ = sorted((named - written) + (written - named))
     return [f"findings {differ[:5]} differ"] if differ else []
+
+
+def committed(address: str, change: list[TopicPartition] | None = None) -> list[TopicPartition]:
+    """The join's committed offsets, after a change that a person makes."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "trailweave-join"})
+    try:
+        if change is not None:
+            consumer.commit(offsets=change, asynchronous=False)
+        every = [TopicPartition(t, p) for t in events.event_topics() for p in range(LANES)]
+        return [part for part in consumer.committed(every, DEADLINE_S) if part.offset >= 0]
+    finally:
+        consumer.close()
+
+
+def live_chunks(address: str) -> dict[bytes, bytes]:
+    """What a compaction of the topic leaves."""
+    found: dict[bytes, bytes] = {}
+    for message in read_all(address, [events.OPEN_SESSIONS_TOPIC]):
+        if message.value() is None:
+            found.pop(message.key(), None)
+        else:
+            found[message.key()] = message.value()
+    return found
+
+
+def replayed(address: str) -> int:
+    """Offsets that the next start would read again."""
+    found = 0
+    for part in committed(address):
+        meta = Metadata.parse(str(getattr(part, "metadata", "")))
+        assert meta is not None
+        found += part.offset - meta.low
+    return found
+
+
+def in_chunks(address: str) -> int:
+    """Events that are in chunks after each lane's last transaction."""
+    numbers = {}
+    for part in committed(address):
+        meta = Metadata.parse(str(getattr(part, "metadata", "")))
+        assert meta is not None
+        numbers[part.partition] = meta.number
+    reader = lane_reader.reading_consumer({"bootstrap.servers": address})
+    try:
+        return sum(
+            lane_reader.events_in_chunks(reader, events.OPEN_SESSIONS_TOPIC, lane, number)
+            for lane, number in numbers.items()
+        )
+    finally:
+        reader.close()
+
+
+def held(worker: Worker, what: str = "events") -> float:
+    return sum(worker.figure(f"held_{what}", lane=lane) for lane in worker.lanes())

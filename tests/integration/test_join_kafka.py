@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 from confluent_kafka.schema_registry import SchemaRegistryClient
@@ -24,28 +24,31 @@ from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.registry import RegistrySchemas, register_all
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import ByFraming, Standing, StandingRule
-from trailweave.stream_processors import join, lane_reader, transactions
-from trailweave.stream_processors.lanes import Metadata
+from trailweave.stream_processors import join, transactions
 from trailweave.stream_processors.session import ClosingTimes
 
 from tests.integration.join_kafka import (
     DEADLINE_S,
+    LANES,
     Feed,
     Place,
     Stored,
     Worker,
+    committed,
     faults,
+    held,
+    in_chunks,
     join_settings,
     joining,
+    live_chunks,
     make_topics,
-    read_all,
     read_stored,
+    replayed,
     until,
     wait_for,
 )
 from tests.unit.stream_processors.builders import Made, Trace
 
-LANES = 4
 PROMPTS, TOOLS = events.event_topics()[:2]
 
 
@@ -431,27 +434,6 @@ def test_a_lane_that_another_worker_has_a_part_of_is_not_joined(tmp_path: Path) 
     assert stored == Stored()
 
 
-def live_chunks(address: str) -> dict[bytes, bytes]:
-    """What a compaction of the topic leaves."""
-    found: dict[bytes, bytes] = {}
-    for message in read_all(address, [events.OPEN_SESSIONS_TOPIC]):
-        if message.value() is None:
-            found.pop(message.key(), None)
-        else:
-            found[message.key()] = message.value()
-    return found
-
-
-def replayed(address: str) -> int:
-    """Offsets that the next start would read again."""
-    found = 0
-    for part in committed(address):
-        meta = Metadata.parse(str(getattr(part, "metadata", "")))
-        assert meta is not None
-        found += part.offset - meta.low
-    return found
-
-
 def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     address: str, feed: Feed
 ) -> None:
@@ -480,27 +462,6 @@ def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     assert live_chunks(address) == {}
     assert in_chunks(address) == 0
     check(address, feed, traces)
-
-
-def in_chunks(address: str) -> int:
-    """Events that are in chunks after each lane's last transaction."""
-    numbers = {}
-    for part in committed(address):
-        meta = Metadata.parse(str(getattr(part, "metadata", "")))
-        assert meta is not None
-        numbers[part.partition] = meta.number
-    reader = lane_reader.reading_consumer({"bootstrap.servers": address})
-    try:
-        return sum(
-            lane_reader.events_in_chunks(reader, events.OPEN_SESSIONS_TOPIC, lane, number)
-            for lane, number in numbers.items()
-        )
-    finally:
-        reader.close()
-
-
-def held(worker: Worker, what: str = "events") -> float:
-    return sum(worker.figure(f"held_{what}", lane=lane) for lane in worker.lanes())
 
 
 def test_sessions_over_the_memory_limit_are_left_to_chunks_and_close_whole(
@@ -539,18 +500,6 @@ def group_is_empty(address: str) -> bool:
     admin = AdminClient({"bootstrap.servers": address})
     described = admin.describe_consumer_groups(["trailweave-join"])["trailweave-join"]
     return not described.result(DEADLINE_S).members
-
-
-def committed(address: str, change: list[TopicPartition] | None = None) -> list[TopicPartition]:
-    """The join's committed offsets, after a change that a person makes."""
-    consumer = Consumer({"bootstrap.servers": address, "group.id": "trailweave-join"})
-    try:
-        if change is not None:
-            consumer.commit(offsets=change, asynchronous=False)
-        every = [TopicPartition(t, p) for t in events.event_topics() for p in range(LANES)]
-        return [part for part in consumer.committed(every, DEADLINE_S) if part.offset >= 0]
-    finally:
-        consumer.close()
 
 
 def test_a_worker_stops_when_somebody_changed_one_topics_offset(address: str, feed: Feed) -> None:
