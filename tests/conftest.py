@@ -22,6 +22,8 @@ import pytest
 from hypothesis import settings
 from trailweave.deploy.local.engines import ClickHouseEngine, KafkaEngine
 
+from tests.processes import lives
+
 # The same examples in every run, so that a red one is about the change at hand; `make soak` tries
 # new ones, and many more. No deadline for one: on a busy machine it would tell about the machine.
 settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
@@ -109,7 +111,7 @@ def _shared(folder: Path, start: Callable[[Path], tuple[str, Callable[[], None]]
 
 def _stopped_alone(folder: Path, users: Path, found: Path, stop: Callable[[], None]) -> bool:
     with _alone(folder):
-        if any(_lives(int(user.name)) for user in users.iterdir()):
+        if any(lives(int(user.name)) for user in users.iterdir()):
             return False
         # A worker that comes after this starts an engine of its own.
         found.unlink()
@@ -122,11 +124,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with folder.with_name(folder.name + "-lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -27,6 +27,7 @@ from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.lanes import Lane
 from trailweave.stream_processors.verdict import RulesConfig
 
+from tests.processes import lives
 from tests.unit.stream_processors.builders import (
     CLOSING_DECODER,
     DECODER,
@@ -256,17 +257,8 @@ def test_a_child_that_ends_between_batches_is_reaped_and_counted() -> None:
     wait_for(pool, lambda: pool.ready == 0)
 
     assert lost == [None]
-    assert gone(child)
+    assert not lives(child)
     pool.stop()
-
-
-def gone(pid: int) -> bool:
-    """Not even a zombie is left."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def test_children_do_not_heed_what_the_terminal_sends_to_all(
@@ -300,7 +292,7 @@ def test_stopping_leaves_no_process() -> None:
     pool.stop()
 
     assert len(children) == 1
-    assert all(gone(pid) for pid in children)
+    assert all(not lives(pid) for pid in children)
 
 
 PROGRAM = """
@@ -331,8 +323,8 @@ def test_a_program_that_forgets_to_stop_its_children_still_ends(tmp_path: Path) 
     ) as program:
         assert program.stdout is not None
         (child,) = map(int, program.stdout.readline().split())
-        assert not gone(child)
+        assert lives(child)
         program.communicate(timeout=DEADLINE_S)
 
     assert program.returncode == 0
-    assert gone(child)
+    assert not lives(child)

@@ -47,6 +47,7 @@ from tests.integration.join_kafka import (
     until,
     wait_for,
 )
+from tests.processes import lives
 from tests.unit.stream_processors.builders import Made, Trace
 
 PROMPTS, TOOLS = events.event_topics()[:2]
@@ -322,14 +323,6 @@ def children_of(pid: int) -> set[int]:
     return {child for child, parent in pairs if parent == pid}
 
 
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_the_commands_children_die_with_it(address: str, feed: Feed, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trailweave.deploy.cli", "join", "--closers", "1"]
     with subprocess.Popen(
@@ -434,6 +427,17 @@ def test_a_lane_that_another_worker_has_a_part_of_is_not_joined(tmp_path: Path) 
     assert stored == Stored()
 
 
+def sent_to_the_end(
+    address: str, feed: Feed, opened: list[tuple[Trace, list[Made]]], begun: int
+) -> tuple[list[str], Stored]:
+    """The traces, once what was left of each after its first events is sent and they are closed."""
+    for _, made in opened:
+        feed.send(*made[begun:])
+    feed.flush()
+    traces = [trace.trace_id for trace, _ in opened]
+    return traces, wait_for(address, lambda found: has_all(traces, found))
+
+
 def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     address: str, feed: Feed
 ) -> None:
@@ -449,11 +453,7 @@ def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     assert until(lambda: group_is_empty(address))
     with joining(address, **settings) as worker:
         assert until(lambda: held(worker) == 180)
-        for _, made in opened:
-            feed.send(*made[60:])
-        feed.flush()
-        traces = [trace.trace_id for trace, _ in opened]
-        stored = wait_for(address, lambda found: has_all(traces, found))
+        traces, stored = sent_to_the_end(address, feed, opened, 60)
 
     chains = [chain for trace in traces for chain in stored.of(trace)]
     assert [(chain["completeness"], chain["duplicates"]) for chain in chains] == [
@@ -484,11 +484,7 @@ def test_sessions_over_the_memory_limit_are_left_to_chunks_and_close_whole(
     # What a new start reads is no more either.
     with joining(address, **settings) as worker:
         assert until(lambda: is_held(worker, 12 * 80))
-        for _, made in opened:
-            feed.send(*made[80:])
-        feed.flush()
-        traces = [trace.trace_id for trace, _ in opened]
-        stored = wait_for(address, lambda found: has_all(traces, found))
+        traces, stored = sent_to_the_end(address, feed, opened, 80)
 
     chains = [chain for trace in traces for chain in stored.of(trace)]
     assert [chain["completeness"] for chain in chains] == ["complete"] * len(opened)

@@ -33,6 +33,8 @@ from trailweave.deploy.local.engines import (
 )
 from trailweave.deploy.local.kafka import LOCK
 
+from tests.processes import lives
+
 DEADLINE_S = 30.0
 
 PARENT = """
@@ -63,14 +65,6 @@ def until(condition: Callable[[], bool]) -> bool:
             return True
         time.sleep(0.02)
     return False
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def produce(address: str, topic: str, values: list[bytes]) -> list[bytes]:

@@ -81,11 +81,13 @@ def test_when_memory_and_spool_are_full_the_caller_gets_the_counts(tmp_path: Pat
 
 
 def test_a_caller_that_chose_to_block_waits_until_there_is_room(tmp_path: Path) -> None:
-    transport = KafkaTransport(
-        NOWHERE, tmp_path,
-        KafkaLimits(memory_events_max=5, spool_bytes_max=500, on_full="block", close_timeout_s=0.0),
-    )  # fmt: skip
-    transport.start(Producer("p", "acme"))
+    limits: dict[str, object] = {"memory_events_max": 5, "spool_bytes_max": 500}
+    with (
+        started(tmp_path / "full", **limits, away_after_s=60.0) as transport,
+        pytest.raises(SpoolFull) as full,
+    ):
+        send_until_refused(transport)
+    room = full.value.counts.recorded
     ended: list[str] = []
 
     def fill() -> None:
@@ -94,15 +96,14 @@ def test_a_caller_that_chose_to_block_waits_until_there_is_room(tmp_path: Path) 
         except TransportClosed as error:
             ended.append(str(error))
 
-    caller = threading.Thread(target=fill)
-    caller.start()
-    wait_until(lambda: transport.counts.spooled > 0 and transport.counts.buffered == 5)
-    blocked = transport.counts
-    transport.close()
+    with started(tmp_path, **limits, away_after_s=60.0, on_full="block") as transport:
+        caller = threading.Thread(target=fill)
+        caller.start()
+        wait_until(lambda: transport.counts.recorded == room)
     caller.join()
 
     assert ended[0].startswith("couldn't send: the transport is")
-    assert transport.counts == Counts(recorded=blocked.recorded, spooled=blocked.recorded)
+    assert transport.counts == Counts(recorded=room, spooled=room)
 
 
 def test_a_full_disk_is_a_clear_message_and_loses_nothing(tmp_path: Path) -> None:

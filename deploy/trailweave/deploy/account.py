@@ -168,12 +168,13 @@ def _produced(client: "Client", moment: Moment) -> Line:
 def _in_chunks(moment: Moment, settings: Settings) -> dict[int, int]:
     """Events that each lane's last transaction left in chunks of open sessions."""
     from trailweave.stream_processors import lane_reader
+    from trailweave.stream_processors.lanes import Metadata
 
     numbers: dict[int, int] = {}
     for (_, lane), mark in moment.joined.items():
-        note = _note(mark.metadata)
+        note = Metadata.parse(mark.metadata)
         if note is not None:
-            numbers[lane] = note[0]
+            numbers[lane] = note.number
     if not numbers:
         return {}
     reader = lane_reader.reading_consumer(settings.kafka_config())
@@ -189,6 +190,8 @@ def _in_chunks(moment: Moment, settings: Settings) -> dict[int, int]:
 def _joined(
     client: "Client", moment: Moment, lane: int, gaps: Mapping[Place, int], chunked: int
 ) -> Line:
+    from trailweave.stream_processors.lanes import Metadata
+
     marks = {
         topic: moment.joined[topic, lane] for topic in _EVENTS if (topic, lane) in moment.joined
     }
@@ -203,8 +206,8 @@ def _joined(
         if waiting:
             line.wrong.append("the join has never committed; start `trailweave join`")
         return line
-    notes = [_note(mark.metadata) for mark in marks.values()]
-    numbers = {note[0] for note in notes if note is not None}
+    notes = [Metadata.parse(mark.metadata) for mark in marks.values()]
+    numbers = {note.number for note in notes if note is not None}
     if len(marks) < len(_EVENTS) or None in notes or len(numbers) != 1:
         line.wrong.append("the committed offsets are not those of one transaction of the join")
         return line
@@ -223,7 +226,7 @@ def _joined(
     )
     line.dead_lettered = chains["refused"] + alone
     reach = chunked + sum(
-        mark.offset - note[1] for mark, note in zip(marks.values(), notes, strict=True) if note
+        mark.offset - note.low for mark, note in zip(marks.values(), notes, strict=True) if note
     )
     _hold(line, reach, moment)
     return line
@@ -241,14 +244,6 @@ def _hold(line: Line, reach: int, moment: Moment) -> None:
         line.wrong.append(f"{rest} records are in no chain, and at most {reach} can be open")
     else:
         line.wrong.append(f"{-rest} records are in more than one chain")
-
-
-def _note(metadata: str) -> tuple[int, int] | None:
-    """Transaction number and lowest open offset of the join's `v1;n;L;O`."""
-    parts = metadata.split(";")
-    if len(parts) != 4 or parts[0] != "v1" or not all(part.isdecimal() for part in parts[1:]):
-        return None
-    return int(parts[1]), int(parts[2])
 
 
 def _refused(client: "Client", topic: str, partition: int, end: int, stage: str) -> dict[str, Any]:

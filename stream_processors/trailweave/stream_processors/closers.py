@@ -66,7 +66,7 @@ class Due(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a child is told of one of them."""
+    """What a child is told of one of them, and of its turn."""
 
     reason: str
     key: bytes
@@ -406,13 +406,6 @@ class _ElsewhereError(Exception):
     """The session holds an event that only the worker can judge."""
 
 
-class _Then(NamedTuple):
-    """A turn as its job says."""
-
-    number: int
-    clock_ms: int
-
-
 class Desk:
     """Closes jobs; made once per child."""
 
@@ -425,9 +418,8 @@ class Desk:
     def answer(self, job: Job) -> Answer:
         """The session's records, as the worker itself would make them."""
         session = Session(job.key, [], job.values, job.places, job.times)
-        then = _Then(job.number, job.clock_ms)
         try:
-            closing = close(session, job.reason, then, self._source(job.partition), self._config)
+            closing = close(session, job.reason, job, self._source(job.partition), self._config)
         except _ElsewhereError:
             return "elsewhere"
         return None if closing is None else seal(closing, self._encoder)

@@ -56,7 +56,7 @@ class Sealed(NamedTuple):
 
 
 class Then(Protocol):
-    """What a record says of its lane: a `Turn`, or what a child process was told of one."""
+    """What a record says of its lane: a `Turn`, or a child's `Job`."""
 
     @property
     def number(self) -> int:

@@ -31,7 +31,7 @@ class Memory:
 
     def excess(self, lanes: Collection[Lane]) -> int:
         """Bytes that sessions should give back: to well below the limit, or none."""
-        held = sum(lane.held_bytes for lane in lanes)
+        held = _held(lanes)
         return held - self._bytes_max * 7 // 10 if held > self._bytes_max else 0
 
     def share(self, lanes: int) -> int:
@@ -47,7 +47,7 @@ class Memory:
 
     def balance(self, consumer: Consumer, lanes: Collection[Lane]) -> None:
         """Above the limit read on only where it moves a lane's clock; well below it everywhere."""
-        held = sum(lane.held_bytes for lane in lanes)
+        held = _held(lanes)
         if held <= self._bytes_max and (not self._paused or held * 10 > self._bytes_max * 9):
             return
         wait = self._ahead(lanes) if held > self._bytes_max else set()
@@ -109,6 +109,10 @@ class Memory:
         """Hand back the client."""
         if self._reader is not None:
             self._reader.close()
+
+
+def _held(lanes: Collection[Lane]) -> int:
+    return sum(lane.held_bytes for lane in lanes)
 
 
 def _events_away(session: Session, found: Mapping[int, bytes]) -> Iterator[tuple[int, int, bytes]]:
