@@ -232,6 +232,8 @@ def test_other_records_land_in_their_tables(settings: load.LoadSettings, client:
     producer = Producer({"bootstrap.servers": broker})
     headers: list[tuple[str, str | bytes | None]]
     for name, kind in events.record_types().items():
+        if kind.topic not in TOPICS:
+            continue
         value = ENCODER.encode(name, example(name))
         headers = [("w", b"join"), ("kind", b"chain"), ("n", b"7"), ("cut", b"1")]
         producer.produce(kind.topic, key=b"k", value=value, headers=headers)
