@@ -64,6 +64,8 @@ class Bad:
     value: bytes
     #: The session whose dead letter it is; None: its key is another one's than its own.
     of: str | None
+    #: Who refuses it: load where the join does not read.
+    stage: str = "join"
 
 
 def bad_records(whole: list[Made], other: str) -> list[Bad]:
@@ -82,6 +84,7 @@ def bad_records(whole: list[Made], other: str) -> list[Bad]:
         # Under another session's key, to get into that session's chain.
         Bad("wrong_key", "key", PROMPTS, other.encode(), value, None),
         Bad("trailing_bytes", "bytes", PROMPTS, key, largest, own),
+        Bad("not_framed", "framing", events.HEARTBEATS_TOPIC, b"k", b"nonsense", None, "load"),
     ]
 
 
@@ -109,8 +112,9 @@ def refused(pipeline: Pipeline) -> Refused:
         sent[feed.flush()[before]] = bad
     for made in good.values():
         feed.send(made[-1])
+    records = sum(topic in events.event_topics() for topic, *_ in feed.flush())
     with pipeline.working(GRACE_S, IDLE_S):
-        account = pipeline.settle(len(feed.flush()))
+        account = pipeline.settle(records)
     return Refused(pipeline, sent, good, account)
 
 
@@ -121,7 +125,7 @@ def test_each_bad_record_is_one_dead_letter_with_its_bytes_and_a_reason(refused:
     }
 
     assert {place: (row["stage"], row["code"]) for place, row in letters.items()} == {
-        place: ("join", bad.code) for place, bad in refused.sent.items()
+        place: (bad.stage, bad.code) for place, bad in refused.sent.items()
     }
     assert {place: row["bytes"] for place, row in letters.items()} == {
         place: len(bad.value) for place, bad in refused.sent.items()
@@ -134,7 +138,7 @@ def test_a_bad_record_can_be_looked_at(refused: Refused) -> None:
         shown = refused.pipeline.run("dead-letters", "show", f"{topic}/{partition}@{offset}")
 
         assert shown.exit_code == 0
-        assert f"refused by join: {bad.code}" in shown.output
+        assert f"refused by {bad.stage}: {bad.code}" in shown.output
         assert f"{len(bad.value)} bytes" in shown.output
 
 
@@ -163,9 +167,12 @@ def test_no_bad_record_gets_into_a_chain(refused: Refused) -> None:
 
 
 def test_the_account_counts_bad_records_as_dead_lettered(refused: Refused) -> None:
-    joined = [line for line in refused.account["stages"] if line["stage"] == "join"]
+    stages = refused.account["stages"]
+    joined = [line["dead_lettered"] for line in stages if line["stage"] == "join"]
+    (beats,) = [line for line in stages if line["of"] == events.HEARTBEATS_TOPIC]
 
-    assert sum(line["dead_lettered"] for line in joined) == len(refused.sent)
+    assert sum(joined) == sum(bad.stage == "join" for bad in refused.sent.values())
+    assert beats["dead_lettered"] == 1
 
 
 # --- size ------------------------------------------------------------------------------------

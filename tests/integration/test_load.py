@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from trailweave.deploy.local.engines import ClickHouseEngine, KafkaEngine
 from trailweave.schemas import codec, events
 from trailweave.schemas.compiled import Json
-from trailweave.schemas.errors import Retryable
+from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.examples import example
 from trailweave.schemas.standing import Standing
 from trailweave.sinks import clickhouse as store_edge
@@ -307,8 +307,8 @@ def test_an_open_intent_is_redone_exactly(
     produce(broker, TOOLS, records)
     # A worker that died after the intent 0..9, `there` rows of which had arrived.
     with working(settings) as dead:
-        drive(dead, lambda: (TOOLS, 0) in dead._readings)
-        source = dead._readings[TOOLS, 0].source
+        drive(dead, lambda: (TOOLS, 0) in dead._ranges.readings)
+        source = dead._ranges.readings[TOOLS, 0].source
         dead._group.commit(source, 0, Range(0, 9, 0).metadata())
         dead._forget()
     built = Builder().build(source, [Record(n, NOW, *one) for n, one in enumerate(records[:there])])
@@ -335,8 +335,8 @@ INSERTED = " AND min_block_number = max_block_number"
 def test_a_token_used_up_before_loses_nothing(settings: load.LoadSettings, client: Any) -> None:
     produce(str(settings.kafka["bootstrap.servers"]), TOOLS, tool_requests(10))
     with working(settings) as dead:
-        drive(dead, lambda: (TOOLS, 0) in dead._readings)
-        source = dead._readings[TOOLS, 0].source
+        drive(dead, lambda: (TOOLS, 0) in dead._ranges.readings)
+        source = dead._ranges.readings[TOOLS, 0].source
         dead._group.commit(source, 0, Range(0, 9, 0).metadata())
         target = Target(dead._group.cluster_id, source.topic_id, settings.group, 0)
         dead._forget()
@@ -359,7 +359,7 @@ def test_an_offset_that_went_back_doubles_nothing(settings: load.LoadSettings, c
     produce(broker, TOOLS, tool_requests(30))
     with working(settings) as worker:
         drive_to(worker, client, {"events": 30})
-        worker._group.commit(worker._readings[TOOLS, 0].source, 5, "")
+        worker._group.commit(worker._ranges.readings[TOOLS, 0].source, 5, "")
     produce(broker, TOOLS, tool_requests(10, start=30))
 
     with working(replace(settings, batch_rows_max=7)) as worker:
@@ -424,6 +424,73 @@ def test_clickhouse_may_go_away_and_come_back(settings: load.LoadSettings, tmp_p
     assert found == (220, 220)
 
 
+def test_an_outage_longer_than_the_session_ends_nothing(
+    settings: load.LoadSettings, tmp_path: Path
+) -> None:
+    engine = KafkaEngine(tmp_path / "kafka")
+    address = engine.start()
+    admin = AdminClient({"bootstrap.servers": address})
+    config = {"message.timestamp.type": "LogAppendTime"}
+    for created in admin.create_topics([NewTopic(n, 1, 1, config=config) for n in TOPICS]).values():
+        created.result()
+    kafka = {"bootstrap.servers": address, "socket.timeout.ms": 3000}
+    own = replace(
+        settings, kafka=kafka, batch_rows_max=10, insert_timeout_s=3.0, session_timeout_s=6.0
+    )
+    with working(own) as worker:
+        produce(address, TOOLS, tool_requests(20))
+        with contextlib.closing(store_edge.connect(own.clickhouse)) as client:
+            store_edge.apply_tables(client, own.profile)
+            drive_to(worker, client, {"events": 20})
+            produce(address, TOOLS, tool_requests(60, start=20))
+            drive(worker, lambda: bool(worker._ranges.readings[TOOLS, 0].records))
+            before = worker._group
+            engine.stop()
+            gone = time.monotonic()
+            drive(worker, lambda: time.monotonic() - gone > own.session_timeout_s + 1)
+            engine = KafkaEngine(tmp_path / "kafka", int(address.rpartition(":")[2]))
+            engine.start()
+            drive_to(worker, client, {"events": 80})
+            found = places(client)
+    engine.stop()
+
+    assert worker._group is not before
+    assert found == (80, 80)
+
+
+def test_a_second_process_with_the_same_slot_is_told_of(
+    settings: load.LoadSettings, client: Any
+) -> None:
+    broker = str(settings.kafka["bootstrap.servers"])
+    with working(settings) as first, working(settings) as second:
+        drive(first, lambda: (TOOLS, 0) in first._ranges.readings)
+        drive(second, lambda: (TOOLS, 0) in second._ranges.readings)
+        produce(broker, TOOLS, tool_requests(10))
+        with pytest.raises(Fatal, match=r"another process, at \S+, runs with the same slot"):
+            drive(first, lambda: False)
+        drive_to(second, client, {"events": 10})
+
+    assert places(client) == (10, 10)
+
+
+def test_a_worker_that_is_fenced_by_its_own_membership_joins_again(
+    settings: load.LoadSettings, client: Any
+) -> None:
+    broker = str(settings.kafka["bootstrap.servers"])
+    with working(settings) as worker:
+        drive(worker, lambda: (TOOLS, 0) in worker._ranges.readings)
+        before = worker._group
+        # What a client is to its group that has timed out and joined again.
+        again = worker._join_group()
+        wait_until(lambda: bool(again.read(1, 0.1)) or again._assigned is not None)
+        produce(broker, TOOLS, tool_requests(10))
+        drive_to(worker, client, {"events": 10})
+        again.close()
+
+    assert worker._group is not before
+    assert places(client) == (10, 10)
+
+
 class Later:
     """A schema that is published while the worker waits for it."""
 
@@ -467,7 +534,7 @@ def test_an_orderly_stop_finishes_what_was_read(settings: load.LoadSettings, cli
 
     with working(patient) as worker:
         drive(worker, lambda: not worker.idle())
-        drive(worker, lambda: len(worker._readings[TOOLS, 0].records) == 25)
+        drive(worker, lambda: len(worker._ranges.readings[TOOLS, 0].records) == 25)
         worker.drain()
 
     assert places(client) == (25, 25)

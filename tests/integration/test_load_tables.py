@@ -2,20 +2,28 @@
 
 import contextlib
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import pytest
 from trailweave.schemas import codec, events
-from trailweave.schemas.errors import Fatal
+from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.schemas.examples import example
 from trailweave.sinks import rows, tables
 from trailweave.sinks.ask import ask
 from trailweave.sinks.clickhouse import Store, apply_tables, check_tables, connect
 from trailweave.sinks.load_build import Builder, Record, Source
+from trailweave.sinks.load_insert import Inserter
+from trailweave.sinks.load_job import Job, Seen
+from trailweave.sinks.load_plan import Range, Target
+from trailweave.sinks.metrics import LoadMetrics
 
 AI_ACT = tables.PROFILES["ai_act"]
 TOOLS = Source("trailweave.tools", str(uuid.UUID(int=9)), 0)
@@ -81,7 +89,7 @@ def test_without_the_check_a_truncated_record_fails_and_stores_nothing(
     three = values(3)
     three[1] = three[1][:200]
 
-    with pytest.raises(Fatal):
+    with pytest.raises(Rejected):
         store.insert(*glued(three), "t")
 
     assert stored(client) == []
@@ -97,6 +105,221 @@ def test_a_token_swallows_its_own_repeat_and_nothing_else(client: Any, store: St
 
     assert counts == [2, 2, 4]
     assert len(stored(client)) == 5
+
+
+REFUSING = {
+    "has too many parts to merge .TOO_MANY_PARTS, code 252.; let it merge": {},
+    "may only be read .READONLY, code 164.; let the load's user write": {"readonly": 1},
+}
+
+
+@pytest.mark.parametrize(("said", "settings"), REFUSING.items(), ids=["parts", "readonly"])
+def test_what_a_busy_clickhouse_says_is_told_with_what_helps(
+    client: Any, database: str, said: str, settings: dict[str, str | int]
+) -> None:
+    if not settings:
+        throw_at(client, 1)
+        insert(client, "events", offset=9)
+    with (
+        contextlib.closing(Store(database, 5.0, settings)) as store,
+        pytest.raises(Retryable, match=f"couldn't insert into events: ClickHouse {said}"),
+    ):
+        store.insert(*glued(values(2)), "t")
+    throw_at(client, 3000)
+    with contextlib.closing(Store(database, 5.0)) as store:
+        store.insert(*glued(values(2)), "t")
+
+    assert [row for row in stored(client) if row[0] != 9] == [(0, "call_0"), (1, "call_1")]
+
+
+def throw_at(client: Any, parts: int) -> None:
+    settings = f"parts_to_delay_insert = {parts}, parts_to_throw_insert = {parts}"
+    client.command(f"ALTER TABLE events MODIFY SETTING {settings}")
+
+
+def test_a_row_that_clickhouse_refuses_keeps_no_other_from_its_table(
+    client: Any, store: Store
+) -> None:
+    refused = []
+    for _ in range(2):  # the second attempt is a redo by another worker
+        job = job_of(values(9))
+        insert_, bad = job.built.inserts[0], 3 * 5 + 3
+        insert_.pieces[bad] = insert_.pieces[bad][:200]
+        Inserter(store, LoadMetrics(), AI_ACT.keep_days).attempt(job)
+        refused.append(dict(job.refused))
+
+    assert [offset for offset, _ in stored(client)] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert [list(found) for found in refused] == [[("events", (3, 0))]] * 2
+    assert job.letters()[0][1].detail.startswith("ClickHouse refuses the row (")
+
+
+def job_of(events_: list[bytes]) -> Job:
+    """A range of them, about to be attempted."""
+    key = example("tool_requested")["trace_id"].encode()
+    now = int(time.time() * 1000)
+    records = [Record(offset, now, key, value) for offset, value in enumerate(events_)]
+    target = Target("cluster", TOOLS.topic_id, "group", TOOLS.partition)
+    built = Builder().build(TOOLS, records)
+    job = Job(TOOLS, target, Range(0, len(records) - 1, 0), records, built, Seen(), doubt=False)
+    job.leased_until = time.monotonic() + 60
+    return job
+
+
+def test_a_table_that_refuses_every_row_is_a_persons_to_mend(client: Any, store: Store) -> None:
+    job = job_of(values(12))
+    job.built.inserts[0].pieces[3::5] = [value[:200] for value in values(12)]
+
+    with pytest.raises(Fatal, match=r"couldn't insert 12 rows of .*trailweave tables check"):
+        Inserter(store, LoadMetrics(), AI_ACT.keep_days).attempt(job)
+
+    assert stored(client) == []
+
+
+def test_what_is_acknowledged_and_not_there_is_inserted_again(client: Any, store: Store) -> None:
+    """chDB acknowledges an insert that a constraint refuses behind the reader."""
+    client.command("ALTER TABLE events ADD CONSTRAINT c CHECK call_id != 'call_1'")
+    job = job_of(values(2))
+
+    with pytest.raises(Fatal, match="couldn't find 2 rows"):
+        Inserter(store, LoadMetrics(), AI_ACT.keep_days).attempt(job)
+    client.command("ALTER TABLE events DROP CONSTRAINT c")
+    Inserter(store, LoadMetrics(), AI_ACT.keep_days).attempt(job)
+
+    assert [offset for offset, _ in stored(client)] == [0, 1]
+
+
+Fault = Literal["lost", "late", "memory", "nothing"]
+
+
+class Proxy(ThreadingHTTPServer):
+    """Between the load and ClickHouse; does to the next inserts what `faults` says."""
+
+    daemon_threads = True
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.behind = urlsplit(dsn)
+        self.faults: list[Fault] = []
+        #: Inserts on their way, as the path and the body.
+        self.late: list[tuple[str, bytes]] = []
+        place = self.behind.netloc.rpartition(":")[0]
+        self.dsn = self.behind._replace(netloc=f"{place}:{self.server_port}").geturl()
+
+    def forward(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[Any, bytes]:
+        """ClickHouse's answer and its content."""
+        assert self.behind.hostname is not None
+        behind = HTTPConnection(self.behind.hostname, self.behind.port)
+        with contextlib.closing(behind):
+            behind.request("POST", path, body, headers)
+            answer = behind.getresponse()
+            return answer, answer.read()
+
+
+class Passing(BaseHTTPRequestHandler):
+    """One connection of the load."""
+
+    server: Proxy
+
+    def do_POST(self) -> None:
+        body = b"".join(self.pieces())
+        passed = ("authorization", "content-encoding", "content-type")
+        headers = {name: value for name, value in self.headers.items() if name.lower() in passed}
+        insert_ = b"INSERT INTO" in body[:20]
+        fault = self.server.faults.pop(0) if insert_ and self.server.faults else "nothing"
+        if fault == "memory":
+            used_up = {"X-ClickHouse-Exception-Code": "241"}
+            self.reply(500, used_up, b"Code: 241. DB::Exception: no (MEMORY_LIMIT_EXCEEDED)")
+            return
+        if fault == "late":
+            self.server.late.append((self.path, body))
+            return
+        answer, content = self.server.forward(self.path, body, headers)
+        if fault == "nothing":
+            self.reply(answer.status, dict(answer.headers), content)
+
+    do_GET = do_POST  # noqa: N815 - the name that http.server looks for
+
+    def reply(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def pieces(self) -> Iterator[bytes]:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            yield self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def proxy(database: str) -> Iterator[Proxy]:
+    with Proxy(database) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield proxy
+        proxy.shutdown()
+
+
+def attempt(inserter: Inserter, job: Job) -> str:
+    """As the worker does: what was said, or nothing if it is done."""
+    try:
+        inserter.attempt(job)
+    except Retryable as error:
+        job.doubt = True
+        return str(error)
+    return ""
+
+
+CLOSED = "couldn't insert into events: it closed the connection without an answer"
+USED_UP = "couldn't insert into events: ClickHouse has too little memory"
+
+
+@pytest.mark.parametrize(
+    ("faults", "said"),
+    [
+        (["lost"], CLOSED),
+        (["late"], CLOSED),
+        (["late", "lost"], CLOSED),
+        (["late", "late", "lost"], CLOSED),
+        (["memory"], USED_UP),
+    ],
+    ids=str,
+)
+def test_whatever_becomes_of_answers_every_row_is_there_once(
+    client: Any, proxy: Proxy, faults: list[Fault], said: str
+) -> None:
+    proxy.faults = faults.copy()
+    job = job_of(values(20))
+    with contextlib.closing(Store(proxy.dsn, 5.0)) as store:
+        inserter = Inserter(store, LoadMetrics(), AI_ACT.keep_days)
+        answers = [attempt(inserter, job) for _ in range(len(faults) + 1)]
+    for path, body in proxy.late:
+        assert proxy.forward(path, body, {})[0].status == 200
+
+    assert [answer.startswith(said) for answer in answers] == [True] * len(faults) + [False]
+    assert answers[-1] == ""
+    assert [offset for offset, _ in stored(client)] == list(range(20))
+
+
+def test_clickhouse_that_is_away_is_told(client: Any, database: str) -> None:
+    there = urlsplit(database)
+    place = there.netloc.rpartition(":")[0]
+    nobody = there._replace(netloc=f"{place}:9").geturl()
+
+    with (
+        contextlib.closing(Store(nobody, 5.0)) as store,
+        pytest.raises(Retryable, match="nobody answers at its address; is ClickHouse"),
+    ):
+        store.insert(*glued(values(1)), "t")
 
 
 def test_an_insert_is_one_part(client: Any, store: Store) -> None:

@@ -296,6 +296,7 @@ def _loaded_rest(
                 rows = _rows(client, moment, table, place, range_)
                 line.records_in += counts[place]
                 line.records_out += rows["records"]
+                line.dead_lettered += _refused(client, *place, range_.end, "load")["records"]
                 _say_residue(line, rows)
         lines.append(line)
     return lines

@@ -1,7 +1,7 @@
 """ClickHouse at the edge: creating and checking tables, inserting, asking what is there.
 
-Every exception of the driver becomes `Retryable` or `Fatal` here. Calls block; a `Store` belongs
-to one thread at a time.
+Every exception of the driver becomes one of our errors here (`clickhouse_errors`). Calls block; a
+`Store` belongs to one thread at a time.
 """
 
 import re
@@ -11,19 +11,10 @@ from urllib.parse import urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
-from trailweave.schemas.errors import Fatal, Retryable, TrailError
+from trailweave.schemas.errors import Fatal, Rejected, Retryable, TrailError
 from trailweave.sinks import tables
+from trailweave.sinks.clickhouse_errors import translated
 from trailweave.sinks.rows import Layout
-
-#: What the statement, the data or the rights are to blame for: repeating it changes nothing.
-_FATAL_CODES: Final = {
-    6: "the data", 16: "the columns", 26: "the data", 27: "the data", 33: "the data",
-    36: "the statement", 43: "the statement", 44: "the statement", 47: "the columns",
-    53: "the columns", 60: "a missing table", 62: "the statement", 69: "the data",
-    70: "the data", 81: "a missing database", 115: "a setting", 117: "the data",
-    192: "the user", 193: "the password", 194: "the password", 497: "the user's rights",
-    516: "the user or the password",
-}  # fmt: skip
 
 #: The container goes to the socket in pieces of this size.
 _PIECE_BYTES: Final = 1 << 20
@@ -73,7 +64,7 @@ def connect(dsn: str, read_timeout_s: float = 300.0) -> Any:
         # What it quotes of the DSN may be a secret.
         raise Fatal(f"{_DSN_UNREADABLE}, and check the values of its options") from None
     except (ClickHouseError, OSError) as error:
-        raise _translated("couldn't connect to ClickHouse", error) from error
+        raise _whole("couldn't connect to ClickHouse", error) from error
     except TypeError as error:
         option = re.search(r"argument '(\w+)'", str(error))
         name = f" {option[1]}" if option else "s"
@@ -174,7 +165,8 @@ class Store:
     def insert(self, layout: Layout, pieces: Iterable[bytes], token: str) -> None:
         """Insert one container as one block. When this returns, the rows are durable.
 
-        Raises `Retryable` when nothing is known about the rows: some, all or none may be there.
+        Raises `Retryable` when nothing is known about the rows: some, all or none may be there;
+        `Rejected` when ClickHouse takes some of them in no case: then it has taken none.
         """
         settings = {**self._insert_settings_of(), "insert_deduplication_token": token}
         body = _in_pieces(layout.statement().encode() + b"\n", layout.header, pieces)
@@ -184,7 +176,7 @@ class Store:
             self._client.raw_insert(insert_block=body, settings=settings)
         except (ClickHouseError, OSError) as error:
             self.close()
-            raise _translated(f"couldn't insert into {layout.table}", error) from error
+            raise translated(f"couldn't insert into {layout.table}", error) from error
 
     def present(
         self, table: str, topic_id: str, partition: int, start: int, end: int
@@ -199,6 +191,17 @@ class Store:
                 {"topic_id": topic_id, "partition": partition, "start": start, "end": end},
             )
         )
+
+    def count(self, table: str, topic_id: str, partition: int, start: int, end: int) -> int:
+        """How many (offset, ordinal) the table has of a range."""
+        p = "letter_" if table == "dead_letters" else ""
+        ((found,),) = self._ask(
+            f"SELECT uniqExact({p}offset, ordinal) FROM {table}"  # noqa: S608 - our own names
+            f" WHERE {p}topic_id = {{topic_id:UUID}} AND {p}partition = {{partition:Int32}}"
+            f" AND {p}offset BETWEEN {{start:Int64}} AND {{end:Int64}}",
+            {"topic_id": topic_id, "partition": partition, "start": start, "end": end},
+        )
+        return int(found)
 
     def newest(self, table: str, topic_id: str, partition: int, start: int) -> int:
         """The largest offset from `start` on that the table has of the partition, else -1."""
@@ -266,26 +269,17 @@ def _query(
     try:
         return list(client.query(sql, parameters=parameters).result_rows)
     except (ClickHouseError, OSError) as error:
-        raise _translated("couldn't query ClickHouse", error) from error
+        raise _whole("couldn't query ClickHouse", error) from error
 
 
 def _run(client: Any, statement: str, failed: str) -> None:
     try:
         client.command(statement)
     except (ClickHouseError, OSError) as error:
-        raise _translated(failed, error) from error
+        raise _whole(failed, error) from error
 
 
-def _translated(failed: str, error: Exception) -> TrailError:
-    code = getattr(error, "code", None)
-    if "avro::" in str(error):
-        code = 117  # what the reader itself would call it: INCORRECT_DATA
-    # An error about data quotes the data; only its number and name may go into a message.
-    name = getattr(error, "name", None) or type(error).__name__
-    if code in _FATAL_CODES:
-        hint = "; apply the tables first" if code in (60, 81) else ""
-        return Fatal(f"{failed}: {_FATAL_CODES[code]} ({name}, code {code}){hint}")
-    if "CERTIFICATE_VERIFY_FAILED" in str(error) or "CertificateError" in str(error):
-        name = "its certificate is not trusted; see ca_cert and server_host_name in the DSN"
-    known = f", code {code}" if code is not None else ""
-    return Retryable(f"{failed}: {name}{known}")
+def _whole(failed: str, error: Exception) -> TrailError:
+    """Where there are no rows of ours: data that a statement can't read is the tables' affair."""
+    problem = translated(failed, error)
+    return Fatal(f"{failed}: {problem}") if isinstance(problem, Rejected) else problem

@@ -8,13 +8,15 @@ Order of effects for a range of one partition, and what a crash between them doe
 3. commit the offset behind its end, without metadata              crash before: as above
 
 Ranges of different partitions are independent; inserts run one at a time in a thread of their own,
-while the next range is read and built. `load_plan` decides, `load_build` makes the rows, `load_job`
-is the thread's part, `load_group` is Kafka.
+while the next range is read and built. `load_plan` decides, `load_ranges` cuts what was read,
+`load_build` makes the rows, `load_job` has the order of effects, `load_insert` is the thread's
+part, `load_group` is Kafka. `test_load_model.py` drives all of them but this file and Kafka.
 """
 
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -28,10 +30,11 @@ from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import WriterStandings
 from trailweave.sinks import clickhouse
 from trailweave.sinks.load_build import Builder, Record, Source
-from trailweave.sinks.load_group import Group, LostError, Start
-from trailweave.sinks.load_job import Inserter, Job, Seen
+from trailweave.sinks.load_group import Group, LostError
+from trailweave.sinks.load_insert import Inserter
+from trailweave.sinks.load_job import Job, announce, finish
 from trailweave.sinks.load_letters import Letters
-from trailweave.sinks.load_plan import Range, Target, range_end
+from trailweave.sinks.load_ranges import Limits, Ranges, Start
 from trailweave.sinks.metrics import LoadMetrics
 from trailweave.sinks.tables import PROFILES, Profile
 
@@ -43,8 +46,6 @@ POLL_S: Final = 0.05
 POLL_RECORDS: Final = 5_000
 #: Read ahead while an insert runs: the range being inserted, the next one built, one being read.
 AHEAD: Final = 2
-#: How often a schema that nobody has published yet is asked for.
-SCHEMA_INTERVAL_S: Final = 1.0
 #: Waits between attempts while Kafka or ClickHouse is away.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
@@ -89,23 +90,6 @@ class LoadSettings:
     session_timeout_s: float = 45.0
 
 
-@dataclass(slots=True)
-class _Reading:
-    """One assigned partition: what was read of it and is in no range yet."""
-
-    source: Source
-    start: int
-    intent: Range | None
-    seen: Seen = field(default_factory=Seen)
-    records: list[Record] = field(default_factory=list)
-    size: int = 0
-    #: When the oldest of the records was read.
-    since: float = 0.0
-    #: A schema is waited for: nothing more is read, and the next try is not before then.
-    waiting: bool = False
-    not_before: float = 0.0
-
-
 class LoadWorker:
     """One process slot of the load. `step` does a little of everything; `run` drives it.
 
@@ -121,14 +105,14 @@ class LoadWorker:
         self.settings = settings
         self.metrics = metrics or LoadMetrics()
         self._schemas = schemas or SchemaTopic(dict(settings.kafka))
-        self._builder = Builder(self._schemas)
         self._store = clickhouse.Store(
             settings.clickhouse, settings.insert_timeout_s, settings.clickhouse_settings
         )
         self._inserter = Inserter(self._store, self.metrics, settings.profile.keep_days)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="insert")
         self._letters = Letters(settings.kafka)
-        self._readings: dict[tuple[str, int], _Reading] = {}
+        limits = Limits(settings.batch_rows_max, settings.batch_bytes_max, settings.epoch)
+        self._ranges = Ranges(Builder(self._schemas), settings.group, limits, self._hold)
         self._job: Job | None = None
         self._running: Future[None] | None = None
         self._next: Job | None = None
@@ -136,11 +120,12 @@ class LoadWorker:
         self._full_since: float | None = None
         self._lag_at = 0.0
         self._ready = not settings.create_tables
+        self._me = uuid.uuid4().hex[:8]
         self._group = self._join_group()
 
     def _join_group(self) -> Group:
         s = self.settings
-        return Group(s.kafka, s.group, s.slot, s.session_timeout_s, self._revoke)
+        return Group(s.kafka, s.group, s.slot, s.session_timeout_s, self._revoke, self._me)
 
     # --- the loop ---
 
@@ -166,7 +151,7 @@ class LoadWorker:
     def drain(self) -> None:
         """Finish what was read: the end of an orderly stop. Raises as `step` does."""
         deadline = time.monotonic() + self.settings.insert_timeout_s + DRAIN_S
-        while self._job is not None or self._next is not None or self._unfinished():
+        while self._job is not None or self._next is not None or self._ranges.unfinished():
             self._advance(draining=True)
             if self._running is not None:
                 wait_for([self._running], timeout=POLL_S)
@@ -184,12 +169,7 @@ class LoadWorker:
 
     def idle(self) -> bool:
         """Whether everything read so far is in ClickHouse."""
-        return self._job is None and self._next is None and not self._unfinished()
-
-    def _unfinished(self) -> bool:
-        return any(
-            r.records and r.intent is None and not r.waiting for r in self._readings.values()
-        )
+        return self._job is None and self._next is None and not self._ranges.unfinished()
 
     def _create_tables(self) -> None:
         client = clickhouse.connect(self.settings.clickhouse)
@@ -202,8 +182,7 @@ class LoadWorker:
     # --- reading ---
 
     def _take(self, start: Start) -> None:
-        key = (start.source.topic, start.source.partition)
-        self._readings[key] = _Reading(start.source, start.offset, start.intent)
+        self._ranges.take(start, self._group.cluster_id)
         if start.intent is not None:
             name = start.source.name()
             log.info("%s has an open intent %d..%d", name, start.offset, start.intent.end)
@@ -219,18 +198,14 @@ class LoadWorker:
     def _keep(self, messages: list[Message]) -> None:
         now = time.monotonic()
         for message in messages:
-            reading = self._readings.get((message.topic() or "", message.partition() or 0))
-            if reading is None:
-                continue
-            record = _record(message, reading.source)
-            if not reading.records:
-                reading.since = now
-            reading.records.append(record)
-            reading.size += len(record.value or b"")
+            key = (message.topic() or "", message.partition() or 0)
+            reading = self._ranges.readings.get(key)
+            if reading is not None:
+                reading.keep(_record(message, reading.source), now)
 
     def _room(self) -> bool:
         """Whether more may be read; if not, waits a little for the insert that makes room."""
-        readings = [reading for reading in self._readings.values() if not reading.waiting]
+        readings = [reading for reading in self._ranges.readings.values() if not reading.waiting]
         rows = sum(len(reading.records) for reading in readings)
         size = sum(reading.size for reading in readings)
         self.metrics.buffered.set(rows)
@@ -253,11 +228,11 @@ class LoadWorker:
             sources = [reading.source for reading in readings]
             self._group.pause(sources)
             self._keep(self._group.read(1, 0))
-            self._group.resume([r.source for r in self._readings.values() if not r.waiting])
+            self._group.resume([r.source for r in self._ranges.readings.values() if not r.waiting])
         return False
 
     def _show_lag(self) -> None:
-        for reading in self._readings.values():
+        for reading in self._ranges.readings.values():
             lag = self._group.lag(reading.source, reading.start)
             if lag is not None:
                 source = reading.source
@@ -281,26 +256,10 @@ class LoadWorker:
         return finished
 
     def _build_next(self, draining: bool) -> Job | None:
-        now = time.monotonic()
-        due = [r for r in self._readings.values() if r.records and self._due(r, now, draining)]
-        for reading in sorted(due, key=lambda r: r.since):
-            job = self._build(reading, now)
-            if job is not None:
-                return job
-        return None
+        return self._ranges.next(time.monotonic(), 0.0 if draining else self._linger_s())
 
-    def _due(self, reading: _Reading, now: float, draining: bool) -> bool:
-        if now < reading.not_before:
-            return False
-        if reading.intent is not None:
-            return reading.records[-1].offset >= reading.intent.end
-        settings = self.settings
-        return (
-            draining
-            or now - reading.since >= self._linger_s()
-            or len(reading.records) >= settings.batch_rows_max
-            or reading.size >= settings.batch_bytes_max
-        )
+    def _hold(self, source: Source, held: bool) -> None:
+        (self._group.pause if held else self._group.resume)([source])
 
     def _linger_s(self) -> float:
         settings = self.settings
@@ -308,72 +267,11 @@ class LoadWorker:
         fair = self._group.event_partitions / settings.inserts_per_s_max
         return min(max(settings.linger_min_s, fair), settings.linger_max_s)
 
-    def _build(self, reading: _Reading, now: float) -> Job | None:
-        """The next range of a partition as a job; None if a schema has to be waited for."""
-        records = self._cut(reading)
-        built = self._builder.build(reading.source, records)
-        self._hold(reading, now, held=built.waits_at is not None)
-        if built.waits_at is not None:
-            records = [record for record in records if record.offset < built.waits_at]
-            # A range that was announced can't be shortened: it waits as a whole.
-            if reading.intent is not None or not records:
-                return None
-        last = records[-1].offset
-        rng = reading.intent or Range(reading.start, last, self.settings.epoch)
-        source = reading.source
-        job = Job(
-            source,
-            Target(self._group.cluster_id, source.topic_id, self.settings.group, source.partition),
-            rng,
-            built.inserts,
-            built.rejected,
-            len(records),
-            min(record.recorded_at for record in records),
-            reading.seen,
-            doubt=reading.intent is not None,
-        )
-        del reading.records[: len(records)]
-        reading.size = sum(len(record.value or b"") for record in reading.records)
-        reading.since = now
-        reading.start = rng.end + 1
-        reading.intent = None
-        return job
-
-    def _hold(self, reading: _Reading, now: float, *, held: bool) -> None:
-        reading.not_before = now + SCHEMA_INTERVAL_S if held else 0.0
-        if held and not reading.waiting:
-            log.warning("%s waits for a schema", reading.source.name())
-            self._group.pause([reading.source])
-        elif reading.waiting and not held:
-            self._group.resume([reading.source])
-        reading.waiting = held
-
-    def _cut(self, reading: _Reading) -> list[Record]:
-        if reading.intent is not None:
-            offsets = [record.offset for record in reading.records]
-            end = range_end(offsets, reading.intent)
-            return [record for record in reading.records if end is None or record.offset <= end]
-        settings = self.settings
-        if reading.size <= settings.batch_bytes_max:
-            return reading.records[: settings.batch_rows_max]
-        size, count = 0, 0
-        for record in reading.records[: settings.batch_rows_max]:
-            size += len(record.value or b"")
-            if count and size > settings.batch_bytes_max:
-                break
-            count += 1
-        return reading.records[:count]
-
     # --- one job ---
 
     def _start(self, job: Job) -> None:
-        asked = time.monotonic()
-        # Also before every retry: a commit that the group accepts says that the range is still
-        # ours, and for how long no other worker can have it.
-        self._group.commit(job.source, job.range.start, job.range.metadata())
-        settings = self.settings
-        job.leased_until = asked + settings.session_timeout_s - settings.insert_timeout_s
-        job.attempts += 1
+        lease_s = self.settings.session_timeout_s - self.settings.insert_timeout_s
+        announce(job, self._group, time.monotonic(), lease_s)
         self._running = self._thread.submit(self._inserter.attempt, job)
 
     def _finish(self) -> None:
@@ -383,9 +281,7 @@ class LoadWorker:
         self._running = None
         try:
             running.result()
-            self._letters.send(job.source, job.rejected)
-            # Behind the rows and the letters: a crash before this repeats, and loses nothing.
-            self._group.commit(job.source, job.range.end + 1, "")
+            finish(job, self._letters, self._group)
         except LostError:
             raise
         except Retryable as error:
@@ -403,7 +299,11 @@ class LoadWorker:
         self.metrics.ranges.inc()
         for table, rows in job.rows.items():
             self.metrics.rows.labels(table).inc(rows)
-        for _, reason in job.rejected:
+        if job.refused:
+            why = next(iter(job.refused.values())).detail
+            name = f"{job.source.name()} {job.range.start}..{job.range.end}"
+            log.warning("%d rows of %s are dead-lettered: %s", len(job.refused), name, why)
+        for reason in (*(reason for _, reason in job.built.rejected), *job.refused.values()):
             self.metrics.rejected.labels(reason.code).inc()
 
     # --- rebalances ---
@@ -421,9 +321,11 @@ class LoadWorker:
 
     def _forget(self) -> None:
         """Drop what is not committed; an insert under way runs to its end, under its token."""
+        if self._job is not None:
+            self._job.leased_until = 0.0  # and no other one starts
         if self._running is not None:
             wait_for([self._running], timeout=self.settings.insert_timeout_s)
-        self._readings = {}
+        self._ranges.readings = {}
         self._job = self._next = self._running = None
 
 

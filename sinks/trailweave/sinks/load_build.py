@@ -14,7 +14,7 @@ from trailweave.schemas.compiled import Json
 from trailweave.schemas.errors import Reason, Rejected
 from trailweave.schemas.standing import WriterStandings
 from trailweave.schemas.validity import validity
-from trailweave.sinks import rows
+from trailweave.sinks import rows, tables
 from trailweave.sinks.load_plan import Place
 from trailweave.sinks.rows import Layout, number, text
 
@@ -25,6 +25,8 @@ RECORD_OF: Final = {
     events.HEARTBEATS_TOPIC: "producer_heartbeat",
     events.DEAD_LETTERS_TOPIC: "dead_letter",
 }
+
+DAY_MS: Final = 86_400_000
 
 #: Pieces that `rows.glue` appends for one row.
 _PIECES: Final = 5
@@ -55,11 +57,22 @@ class Source:
 
 @dataclass(slots=True)
 class Insert:
-    """Rows of one layout, in order."""
+    """Rows of one layout and one partition of its table, in order.
+
+    ClickHouse stores each partition's rows by themselves, each under the token. An insert into two
+    of them may stop between them, and what completes it has another token: rows would be doubled.
+    """
 
     layout: Layout
+    #: Which partition: the number of the day or of the month.
+    period: int
     places: list[Place] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
+
+    @property
+    def part(self) -> str:
+        """Its name within the range, for the token."""
+        return f"{self.layout.part}.{self.period}"
 
     def only(self, places: Collection[Place]) -> Iterator[bytes]:
         """The pieces of the rows at these places."""
@@ -112,10 +125,15 @@ class Builder:
 
     def _build_events(self, source: Source, records: Iterable[Record]) -> Built:
         prefix = rows.place_prefix(source.topic, source.topic_id, source.partition)
-        inserts: dict[str, Insert] = {}
+        inserts: dict[tuple[str, int], Insert] = {}
         by_key: dict[bytes, Insert] = {}
+        day, day_ms = -1, range(0)
         built = Built([], [])
         for record in records:
+            if record.recorded_at not in day_ms:
+                by_key = {}
+                day = period_of("events", record.recorded_at)
+                day_ms = range(day * DAY_MS, (day + 1) * DAY_MS)
             try:
                 value, key, start = self._admitted(record)
                 name, _ = validity(source.topic, record.key, value, self._checker)
@@ -128,7 +146,8 @@ class Builder:
             insert = by_key.get(key)
             if insert is None:
                 layout = self._event_layout(key, name)
-                insert = by_key[key] = inserts.setdefault(layout.part, Insert(layout))
+                insert = inserts.setdefault((layout.part, day), Insert(layout, day))
+                by_key[key] = insert
             columns = b"".join(
                 (
                     prefix,
@@ -146,8 +165,14 @@ class Builder:
 
     def _build_records(self, source: Source, records: Iterable[Record]) -> Built:
         name = RECORD_OF[source.topic]
-        inserts: dict[tuple[str, str], Insert] = {}
+        inserts: dict[tuple[str, str, int], Insert] = {}
         built = Built([], [])
+
+        def insert_of(layout: Layout, record: Record) -> Insert:
+            period = period_of(layout.table, record.recorded_at)
+            key = (layout.table, layout.part, period)
+            return inserts.setdefault(key, Insert(layout, period))
+
         for record in records:
             try:
                 value, key, start = self._admitted(record)
@@ -158,14 +183,11 @@ class Builder:
             except Rejected as refusal:
                 built.rejected.append((record, refusal.reason))
                 continue
-            layout = self._record_layout(key, name)
-            insert = inserts.setdefault((layout.table, layout.part), Insert(layout))
+            insert = insert_of(self._record_layout(key, name), record)
             rows.glue(insert.pieces, _columns(name, source, record), value, start)
             insert.places.append((record.offset, 0))
             if decoded.get("handles"):
-                layout = rows.handles()
-                insert = inserts.setdefault((layout.table, layout.part), Insert(layout))
-                _add_handles(insert, source, record, decoded)
+                _add_handles(insert_of(rows.handles(), record), source, record, decoded)
         built.inserts = list(inserts.values())
         return built
 
@@ -212,6 +234,15 @@ class Builder:
         if schema is None or events.fingerprint_of(schema) == kind.fingerprint:
             return None
         return schema
+
+
+def period_of(table: str, recorded_at_ms: int) -> int:
+    """The partition of a table that a row goes to: `PARTITION BY` of tables.sql, numbered."""
+    days = max(0, recorded_at_ms) // DAY_MS
+    if tables.partition_by(table) == "day":
+        return days
+    date = time.gmtime(days * 86_400)
+    return date.tm_year * 12 + date.tm_mon
 
 
 def _columns(name: str, source: Source, record: Record) -> bytes:

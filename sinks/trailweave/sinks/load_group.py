@@ -8,7 +8,6 @@ is still ours, which is why inserts may start only after one (the lease).
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -23,7 +22,8 @@ from confluent_kafka.admin import AdminClient
 from trailweave.schemas import events
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.sinks.load_build import Source
-from trailweave.sinks.load_plan import Range, first_offset, open_intent
+from trailweave.sinks.load_plan import resume
+from trailweave.sinks.load_ranges import Start
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +51,15 @@ _LOST: Final = {
     KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001 - a public code; only its name has an underscore
     KafkaError._STATE,
 }
+#: Somebody else has our slot, unless it is we ourselves: a client whose session has timed out
+#: forgets its member id at once, and a commit without one is refused like a stranger's.
+_FENCED: Final = {
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError._FENCED,
+    KafkaError._FATAL,
+}
 #: Trying again changes nothing.
 _FATAL: Final = {
-    KafkaError.FENCED_INSTANCE_ID: "another process runs with the same slot",
-    KafkaError._FENCED: "another process runs with the same slot",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "we may not read the topic",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "we may not use the group",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "we may not use the cluster",
@@ -70,15 +75,6 @@ class LostError(Retryable):
     """The group no longer counts us in: what is under way must not be committed by us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
-    """An assigned partition and where its committed offset says to begin."""
-
-    source: Source
-    offset: int
-    intent: Range | None
-
-
 class Group:
     """One member of the group. Not thread-safe; callbacks run inside `read` and `close`."""
 
@@ -89,7 +85,9 @@ class Group:
         slot: int,
         session_timeout_s: float,
         on_revoke: Callable[[bool], None],
+        me: str,
     ) -> None:
+        """`me` names the worker across all its groups, and no other worker."""
         self._admin = AdminClient(connection_settings(kafka))
         self._on_revoke = on_revoke
         self._assigned: list[TopicPartition] | None = None
@@ -99,7 +97,16 @@ class Group:
         #: Partitions of the event topics, whoever reads them.
         self.event_partitions = 0
         self._say_away_at = 0.0
-        self._consumer = _consumer(kafka, group, slot, session_timeout_s)
+        self._counted_out = False
+        self._group, self._instance = group, f"{group}-{slot}"
+        self._client_id = f"{kafka.get('client.id', 'trailweave')}-{self._instance}-{me}"
+        own = {
+            **kafka,
+            "client.id": self._client_id,
+            "group.instance.id": self._instance,
+            "error_cb": self._failed,
+        }
+        self._consumer = _consumer(own, group, session_timeout_s)
         self._consumer.subscribe(
             list(TOPICS), on_assign=self._note, on_revoke=self._revoked, on_lost=self._lost
         )
@@ -109,24 +116,25 @@ class Group:
     def read(self, count: int, timeout_s: float) -> list[Message]:
         """Messages of the partitions that `begin` was told of, in order per partition.
 
-        Raises `Retryable` and `Fatal` as the broker's errors demand.
+        Raises `LostError` when the group has counted us out, `Retryable` and `Fatal` as the
+        broker's errors demand.
         """
         self._changed = False
         try:
             messages = self._consumer.consume(count, timeout_s)
         except KafkaException as error:
-            raise _translated("couldn't read", error.args[0]) from error
+            raise self._problem("couldn't read", error.args[0]) from error
+        if self._counted_out:
+            # This client would join again, but may never fetch again what it has fetched before.
+            raise self._out("couldn't stay in the group", "counted out")
+        for message in messages:
+            problem = message.error()
+            if problem is not None:
+                self._react(problem, message.topic() or "")
         if self._changed:
             # They were fetched before the assignment changed; `begin` says where to read again.
             return []
-        found = []
-        for message in messages:
-            problem = message.error()
-            if problem is None:
-                found.append(message)
-            else:
-                self._react(problem, message.topic() or "")
-        return found
+        return [message for message in messages if message.error() is None]
 
     def begin(self) -> list[Start] | None:
         """Start reading what was assigned since the last call; None if nothing was.
@@ -143,28 +151,25 @@ class Group:
             self._consumer.assign(
                 [TopicPartition(s.source.topic, s.source.partition, s.offset) for s in starts]
             )
+            # librdkafka keeps a pause over an assignment, and whoever gets a partition back that
+            # was paused would never read it again.
+            self.resume([start.source for start in starts])
         except KafkaException as error:
-            raise _translated("couldn't start reading", error.args[0]) from error
+            raise self._problem("couldn't start reading", error.args[0]) from error
         self._assigned = None
         return starts
 
     def _start(self, part: TopicPartition, topic_id: str) -> Start:
         if part.error is not None:
-            raise _translated("couldn't read the committed offset", part.error)
+            raise self._problem("couldn't read the committed offset", part.error)
         marks = self._consumer.get_watermark_offsets(part, timeout=REQUEST_TIMEOUT_S)
         if marks is None:
             raise Retryable(f"couldn't learn where {part.topic}/{part.partition} ends in time")
         low, high = marks
         name = f"{part.topic}/{part.partition}"
-        offset = first_offset(part.offset if part.offset >= 0 else None, low, high, name)
-        source = Source(part.topic, topic_id, part.partition)
-        intent = open_intent(offset, part.metadata if part.offset >= 0 else "")
-        if intent is not None and intent.end >= high:
-            raise Fatal(
-                f"couldn't redo the range {intent.start} to {intent.end} of {name}: Kafka ends at"
-                f" {high}; were records lost with a broker?"
-            )
-        return Start(source, offset, intent)
+        committed = part.offset if part.offset >= 0 else None
+        offset, intent = resume(committed, part.metadata, low, high, name)
+        return Start(Source(part.topic, topic_id, part.partition), offset, intent)
 
     def _topic_ids(self, names: set[str]) -> dict[str, str]:
         if not self.cluster_id:
@@ -211,7 +216,7 @@ class Group:
             refusal = error.args[0]
         if refusal is None:
             return
-        problem = _translated(f"couldn't commit {source.name()}", refusal)
+        problem = self._problem(f"couldn't commit {source.name()}", refusal)
         if isinstance(problem, (LostError, Fatal)) or not self._stands(source, offset, metadata):
             raise problem
 
@@ -244,9 +249,46 @@ class Group:
 
     def _lost(self, _: Consumer, parts: list[TopicPartition]) -> None:
         log.warning("%d partitions are lost: the group has counted us out", len(parts))
-        self._changed = True
+        self._changed = self._counted_out = True
         self._assigned = None
         self._on_revoke(False)
+
+    # --- refusals ---
+
+    def _failed(self, error: KafkaError) -> None:
+        # A client that is fenced says so here alone, and from then on reads nothing in silence.
+        if error.fatal():
+            self._counted_out = True
+        else:
+            log.info("the Kafka client says: %s", error.str())
+
+    def _problem(self, failed: str, error: KafkaError) -> Retryable | Fatal:
+        if error.code() not in _FENCED:
+            return _translated(failed, error)
+        return self._out(failed, error.name())
+
+    def _out(self, failed: str, why: str) -> Retryable | Fatal:
+        """The group knows us no more. To join again would fence whoever has our slot now."""
+        try:
+            other = self._other()
+        except KafkaException as unanswered:
+            return Retryable(f"{failed}: {why}, and {unanswered.args[0].name()}")
+        if other is None:
+            return LostError(f"{failed}: the session has timed out ({why})")
+        return Fatal(
+            f"{failed}: another process, at {other}, runs with the same slot; give every process"
+            " its own load.slot"
+        )
+
+    def _other(self) -> str | None:
+        """The host of whoever has our slot instead of us; None if nobody has it, or we do."""
+        asked = self._admin.describe_consumer_groups(
+            [self._group], request_timeout=REQUEST_TIMEOUT_S
+        )
+        for member in asked[self._group].result().members:
+            if member.group_instance_id == self._instance and member.client_id != self._client_id:
+                return str(member.host)
+        return None
 
     def _react(self, error: KafkaError, topic: str) -> None:
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -254,8 +296,8 @@ class Group:
                 self._unknown_topics.add(topic)
                 log.warning("there is no topic %s yet; run `trailweave topics apply`", topic)
             return
-        problem = _translated("couldn't read", error)
-        if isinstance(problem, Fatal):
+        problem = self._problem("couldn't read", error)
+        if isinstance(problem, (Fatal, LostError)):
             raise problem
         # The client goes on by itself, and nothing was skipped.
         if time.monotonic() >= self._say_away_at:
@@ -263,9 +305,7 @@ class Group:
             log.warning("couldn't reach Kafka: %s; going on when it is back", error.str())
 
 
-def _consumer(
-    kafka: Mapping[str, Any], group: str, slot: int, session_timeout_s: float
-) -> Consumer:
+def _consumer(kafka: Mapping[str, Any], group: str, session_timeout_s: float) -> Consumer:
     try:
         return Consumer(
             {
@@ -276,7 +316,6 @@ def _consumer(
                 "fetch.message.max.bytes": 4_194_304,
                 **kafka,
                 "group.id": group,
-                "group.instance.id": f"{group}-{slot}",
                 "partition.assignment.strategy": "range",
                 "session.timeout.ms": int(session_timeout_s * 1000),
                 "heartbeat.interval.ms": int(session_timeout_s * 1000 / 4),

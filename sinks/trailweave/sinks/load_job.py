@@ -1,32 +1,16 @@
-"""One range on its way into ClickHouse, and the thread's part of bringing it there.
+"""One range on its way into ClickHouse: what it holds, and the order of its effects.
 
-The worker's loop makes jobs and commits offsets; only this talks to ClickHouse, one job at a time.
-A job is attempted until it is done: from the second attempt on it looks first what is there.
+`announce`, `Inserter.attempt` in `load_insert`, `finish`: in this order, and again from the start
+after any failure. Whoever drives them (the worker, or a model of it) says when.
 """
 
-import logging
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Protocol
 
-from trailweave.schemas import events
-from trailweave.schemas.errors import Fatal, Reason, Retryable
-from trailweave.sinks.clickhouse import Store
-from trailweave.sinks.load_build import Insert, Record, Source
-from trailweave.sinks.load_plan import Range, Target, decide, token
-from trailweave.sinks.metrics import LoadMetrics
-
-log = logging.getLogger(__name__)
-
-#: Acknowledged inserts of which nothing is to be seen, before a person has to look.
-SWALLOWED_MAX: Final = 5
-
-_TABLES_OF: Final = {
-    events.SESSIONS_TOPIC: ("chains", "handles"),
-    events.FINDINGS_TOPIC: ("findings",),
-    events.HEARTBEATS_TOPIC: ("heartbeats",),
-    events.DEAD_LETTERS_TOPIC: ("dead_letters",),
-}
+from trailweave.schemas.errors import Reason
+from trailweave.sinks.load_build import RECORD_OF, Built, Record, Source
+from trailweave.sinks.load_plan import Place, Range, Target
 
 
 @dataclass(slots=True)
@@ -44,93 +28,54 @@ class Job:
     source: Source
     target: Target
     range: Range
-    inserts: list[Insert]
-    rejected: list[tuple[Record, Reason]]
-    records: int
-    #: Broker time of the oldest record: rows past their retention may vanish at once.
-    oldest_ms: int
+    records: list[Record]
+    built: Built
     seen: Seen
     #: Somebody may have tried before: look first.
     doubt: bool
     #: The lease, by the monotonic clock: an insert may start until then.
     leased_until: float = 0.0
     done: int = 0
+    #: Something was inserted without a look at what is there, before or after.
+    unlooked: bool = False
     attempts: int = 0
     rows: dict[str, int] = field(default_factory=dict)
+    #: Rows that ClickHouse takes in no company, by table and place.
+    refused: dict[tuple[str, Place], Reason] = field(default_factory=dict)
+
+    def letters(self) -> list[tuple[Record, Reason]]:
+        """What has to be dead-lettered here: of events, the join reports what is no event."""
+        reasons = {offset: reason for (_, (offset, _)), reason in self.refused.items()}
+        found = [(r, reasons[r.offset]) for r in self.records if r.offset in reasons]
+        return found + (self.built.rejected if self.source.topic in RECORD_OF else [])
 
 
-class Inserter:
-    """Attempts jobs. Belongs to the insert thread."""
+class Offsets(Protocol):
+    """The group's committed offsets; `load_group.Group` in earnest."""
 
-    def __init__(self, store: Store, metrics: LoadMetrics, keep_days: int) -> None:
-        self._store = store
-        self._metrics = metrics
-        self._keep_ms = keep_days * 86_400_000
+    def commit(self, source: Source, offset: int, metadata: str) -> None:
+        """Returns when the group has accepted it from its member; else raises `Retryable`."""
 
-    def attempt(self, job: Job) -> None:
-        """Bring every row of the range into ClickHouse, none twice; go on where it stopped.
 
-        Raises `Retryable` when it can't be said what is there, `Fatal` when a person has to look.
-        """
-        if job.seen.newest is None:
-            job.seen.newest = self._newest(job)
-        if job.range.start <= job.seen.newest:
-            # The offset went back, or an earlier owner got so far: leave out what is there.
-            job.doubt = True
-        while job.done < len(job.inserts):
-            self._insert(job, job.inserts[job.done])
-            job.done += 1
+class LetterBox(Protocol):
+    """The dead-letter topic; `load_letters.Letters` in earnest."""
 
-    def _newest(self, job: Job) -> int:
-        tables = _TABLES_OF.get(job.source.topic, ("events",))
-        place = (job.source.topic_id, job.source.partition, job.range.start)
-        return max(self._store.newest(table, *place) for table in tables)
+    def send(self, source: Source, rejected: Sequence[tuple[Record, Reason]]) -> None:
+        """Returns when the letters are kept; else raises `Retryable`."""
 
-    def _insert(self, job: Job, insert: Insert) -> None:
-        layout = insert.layout
-        own = token(job.target, job.range, layout.table, layout.part)
-        if not job.doubt:
-            self._send(job, insert, None, own)
-            return
-        self._metrics.redone.inc()
-        swallowed = 0
-        while True:
-            present = self._store.present(
-                layout.table,
-                job.source.topic_id,
-                job.source.partition,
-                job.range.start,
-                job.range.end,
-            )
-            step = decide(own, insert.places, present, swallowed)
-            if not step.missing:
-                return
-            if swallowed == SWALLOWED_MAX:
-                self._give_up(job, insert, len(step.missing))
-                return
-            self._send(job, insert, step.missing, step.token)
-            # Looked at again: an acknowledged insert whose token was used leaves rows missing.
-            swallowed += 1
 
-    def _send(
-        self, job: Job, insert: Insert, places: frozenset[tuple[int, int]] | None, own: str
-    ) -> None:
-        if time.monotonic() > job.leased_until:
-            raise Retryable("couldn't insert within the lease of the group's membership")
-        table = insert.layout.table
-        pieces = insert.pieces if places is None else insert.only(places)
-        with self._metrics.insert_s.labels(table).time():
-            self._store.insert(insert.layout, pieces, own)
-        count = len(insert.places) if places is None else len(places)
-        job.rows[table] = job.rows.get(table, 0) + count
+def announce(job: Job, offsets: Offsets, asked: float, lease_s: float) -> None:
+    """Commit the intent; also before every retry, from then on inserts may start for `lease_s`.
 
-    def _give_up(self, job: Job, insert: Insert, missing: int) -> None:
-        where = f"{job.source.name()} {job.range.start}..{job.range.end}"
-        table = insert.layout.table
-        if job.oldest_ms < time.time() * 1000 - self._keep_ms + 86_400_000:
-            log.warning("%d rows of %s are past the retention of %s", missing, where, table)
-            return
-        raise Fatal(
-            f"couldn't find {missing} rows of {where} in {table}: ClickHouse acknowledged them"
-            f" {SWALLOWED_MAX} times; does something delete there?"
-        )
+    A commit that the group accepts says that the range is still ours, and that no other worker
+    has it before the session that was alive at `asked` has timed out.
+    """
+    offsets.commit(job.source, job.range.start, job.range.metadata())
+    job.leased_until = asked + lease_s
+    job.attempts += 1
+
+
+def finish(job: Job, letters: LetterBox, offsets: Offsets) -> None:
+    """Letters, then the offset behind the range: a crash between repeats, and loses nothing."""
+    letters.send(job.source, job.letters())
+    offsets.commit(job.source, job.range.end + 1, "")

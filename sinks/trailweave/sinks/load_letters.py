@@ -11,7 +11,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, Producer
 from trailweave.schemas import codec, events
 from trailweave.schemas.errors import Reason, Retryable
-from trailweave.sinks.load_build import RECORD_OF, Record, Source
+from trailweave.sinks.load_build import Record, Source
 
 STAGE: Final = "load"
 DELIVERY_TIMEOUT_S: Final = 10.0
@@ -27,7 +27,7 @@ class Letters:
 
     def send(self, source: Source, rejected: Sequence[tuple[Record, Reason]]) -> None:
         """Returns when the broker has them all. Raises `Retryable` if it doesn't take them."""
-        if source.topic not in RECORD_OF or not rejected:
+        if not rejected:
             return
         producer = self._connected()
         failed: list[str] = []

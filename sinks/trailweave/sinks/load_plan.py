@@ -7,7 +7,7 @@ exactly this range, so that a repeated insert is recognised by its token or by t
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,6 +79,8 @@ class Step:
 
     missing: frozenset[Place]
     token: str
+    #: What the tokens of parts of it begin with.
+    own: str
 
 
 def decide(
@@ -91,11 +93,38 @@ def decide(
     """
     missing = frozenset(expected).difference(present)
     if swallowed:
-        return Step(missing, f"{own}|v|{swallowed}")
-    if len(missing) == len(expected):
-        return Step(missing, own)
-    places = ",".join(f"{offset}.{ordinal}" for offset, ordinal in sorted(missing))
-    return Step(missing, f"{own}|r|{hashlib.sha256(places.encode()).hexdigest()}")
+        own = f"{own}|v|{swallowed}"
+    whole = swallowed or len(missing) == len(expected)
+    return Step(missing, own if whole else part_token(own, missing), own)
+
+
+def part_token(own: str, places: Collection[Place]) -> str:
+    """The name of an insert of some of the rows that `own` names."""
+    named = ",".join(f"{offset}.{ordinal}" for offset, ordinal in sorted(places))
+    return f"{own}|r|{hashlib.sha256(named.encode()).hexdigest()}"
+
+
+def halves(places: Sequence[Place]) -> tuple[Sequence[Place], Sequence[Place]]:
+    """The two parts of rows of which ClickHouse refuses one: the same whoever asks."""
+    middle = len(places) // 2
+    return places[:middle], places[middle:]
+
+
+def resume(
+    committed: int | None, metadata: str | None, log_start: int, log_end: int, topic: str
+) -> tuple[int, Range | None]:
+    """Where to go on, and the range that is open there; `committed` is None for a new group.
+
+    Raises `Fatal` when what has to be read is not in the log.
+    """
+    offset = first_offset(committed, log_start, log_end, topic)
+    intent = None if committed is None else open_intent(offset, metadata)
+    if intent is not None and intent.end >= log_end:
+        raise Fatal(
+            f"couldn't redo the range {intent.start} to {intent.end} of {topic}: Kafka ends at"
+            f" {log_end}; were records lost with a broker?"
+        )
+    return offset, intent
 
 
 def first_offset(committed: int | None, log_start: int, log_end: int, topic: str) -> int:

@@ -99,6 +99,15 @@ def columns(table: str) -> tuple[Column, ...]:
     return (*stored, *paths)
 
 
+@cache
+def partition_by(table: str) -> Literal["day", "month"]:
+    """How the rows of a table are split into partitions, by broker time in UTC."""
+    match = re.search(rf"EXISTS {table} .*?PARTITION BY (\w+)", _text(), re.DOTALL)
+    if match is None or match[1] not in ("toDate", "toYYYYMM"):
+        raise Fatal(f"couldn't find how tables.sql partitions {table}")
+    return "day" if match[1] == "toDate" else "month"
+
+
 def split_arguments(text: str) -> list[str]:
     """The parts between commas that stand in no brackets, each stripped."""
     parts, depth, start = [], 0, 0

@@ -7,7 +7,7 @@ from trailweave.schemas import codec, events
 from trailweave.schemas.compiled import Json
 from trailweave.schemas.examples import example
 from trailweave.schemas.standing import Standing
-from trailweave.sinks.load_build import Builder, Record, Source
+from trailweave.sinks.load_build import DAY_MS, Builder, Record, Source, period_of
 
 ENCODER = codec.Encoder()
 BUILDER = Builder()
@@ -113,6 +113,25 @@ def test_only_the_asked_for_rows_come_out() -> None:
     pieces = list(insert.only({(1, 0), (3, 0)}))
 
     assert pieces == insert.pieces[5:10] + insert.pieces[15:20]
+
+
+def test_rows_of_two_days_are_two_parts_of_events() -> None:
+    records = [tool_requested(n)._replace(recorded_at=n * DAY_MS // 2) for n in range(4)]
+
+    inserts = BUILDER.build(TOOLS, records).inserts
+
+    assert [insert.places for insert in inserts] == [[(0, 0), (1, 0)], [(2, 0), (3, 0)]]
+    assert len({insert.part for insert in inserts}) == 2
+
+
+@pytest.mark.parametrize(("table", "periods"), [("events", 3), ("chains", 2), ("handles", 2)])
+def test_a_row_goes_to_the_partition_that_its_table_makes_of_its_time(
+    table: str, periods: int
+) -> None:
+    end_of_january = 1_769_903_999_999
+    times = (end_of_january - DAY_MS, end_of_january, end_of_january + 1)
+
+    assert len({period_of(table, at) for at in times}) == periods
 
 
 def test_rows_are_the_same_whenever_they_are_built() -> None:

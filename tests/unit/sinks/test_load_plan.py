@@ -7,8 +7,10 @@ from trailweave.sinks.load_plan import (
     Target,
     decide,
     first_offset,
+    halves,
     open_intent,
     range_end,
+    resume,
     token,
 )
 
@@ -77,6 +79,25 @@ def test_rows_missing_after_an_insert_go_under_a_new_token_each_time() -> None:
 
 def test_rows_beyond_the_range_change_nothing() -> None:
     assert decide("t", PLACES, [(13, 0), (99, 0)], 0).token == "t"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_halves_are_all_of_it_and_smaller(size: int) -> None:
+    places = [(offset, 0) for offset in range(size)]
+    first, second = halves(places)
+
+    assert [*first, *second] == places
+    assert len(second) < size or size == 1
+
+
+def test_an_intent_beyond_the_end_of_the_log_stops_the_worker() -> None:
+    with pytest.raises(Fatal, match="were records lost with a broker"):
+        resume(10, RANGE.metadata(), 0, 12, "t/0")
+
+
+def test_an_open_intent_is_resumed() -> None:
+    assert resume(10, RANGE.metadata(), 0, 13, "t/0") == (10, RANGE)
+    assert resume(None, "", 5, 13, "t/0") == (5, None)
 
 
 def test_a_new_group_begins_at_the_start_of_the_log() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,8 @@ class Engine:
     ) -> Summary:
         """Insert the data, already decompressed. When this returns, it survives a kill."""
         with self._connection(options, before) as connection:
+            limit_s = _execution_limit_s(connection)
+            began_s = time.monotonic()
             if options.parameters:
                 parameters = set_statement(options.parameters, prefix="param_")
                 connection.query(parameters, "Null", params={})
@@ -160,6 +163,7 @@ class Engine:
                     connection.insert_append(inserter, piece)
                 done = True
                 result = connection.insert_done(inserter)
+                _refuse_late(time.monotonic() - began_s, limit_s)
             finally:
                 if not done:
                     with contextlib.suppress(RuntimeError):
@@ -188,6 +192,25 @@ class Engine:
         answer = self._keeper.query("SELECT version(), timezone()", "TabSeparated", params={})
         version, timezone = answer.bytes().decode().rstrip("\n").split("\t")
         return version, timezone
+
+
+def _execution_limit_s(connection: Any) -> float:
+    """`max_execution_time` as the connection has it, wherever it was set; 0 is none."""
+    asked = "SELECT toString(getSetting('max_execution_time'))"
+    return float(connection.query(asked, "TabSeparated", params={}).bytes())
+
+
+def _refuse_late(took_s: float, limit_s: float) -> None:
+    """Raise for an insert over its time limit: the engine drops it then, and says that it is done.
+
+    It may have ended just in time and be there: as after any timeout, nobody knows.
+    """
+    if 0 < limit_s <= took_s:
+        raise own(
+            159,
+            "TIMEOUT_EXCEEDED",
+            f"Timeout exceeded: elapsed {took_s * 1000:.0f} ms, maximum: {limit_s * 1000:.0f} ms",
+        )
 
 
 def new_tag() -> str:
