@@ -19,6 +19,9 @@ from trailweave.stream_processors.session import Session
 CHUNK_BYTES: Final = 512 * 1024
 #: A chunk of small events is no larger than this either: each needs room for its place.
 CHUNK_EVENTS_MAX: Final = 10_000
+#: About what a turn takes into chunks because it is old, and again because memory is full. The
+#: broker ends a transaction that lasts too long, and what then follows would be no smaller.
+TURN_BYTES_MAX: Final = 32 * 1024 * 1024
 
 #: Key on the topic, and the record (schema `session_chunk`).
 Chunk = tuple[bytes, dict[str, Any]]
@@ -26,26 +29,43 @@ Chunk = tuple[bytes, dict[str, Any]]
 Stored = tuple[bytes, int, dict[str, Any]]
 
 
-def promote(lane: Lane, turn: Turn, after_ms: int) -> Iterator[tuple[Session, Chunk]]:
-    """Chunks of all open sessions that have held an event outside of them for `after_ms`.
+def promote(
+    lane: Lane, turn: Turn, after_ms: int, bytes_max: int = TURN_BYTES_MAX
+) -> Iterator[tuple[Session, Chunk]]:
+    """Chunks of the open sessions that have held an event outside of them for `after_ms`.
 
     Again and again for the same session: one that gets an event now and then would else pin the
-    replay to each of them.
+    replay to each of them. Those above `bytes_max` are left for the next turn.
     """
     for session in lane.overdue(turn, after_ms):
+        bytes_max -= _outside(session)
         for chunk in promoted(lane, session, turn):
             yield session, chunk
+        if bytes_max <= 0:
+            return
 
 
-def largest(turns: list[tuple[Lane, Turn]], size: int) -> Iterator[tuple[Lane, Turn, Session]]:
-    """The open sessions that hold most in memory, until they hold `size` bytes together."""
+def largest(
+    turns: list[tuple[Lane, Turn]], size: int, bytes_max: int = TURN_BYTES_MAX
+) -> Iterator[tuple[Lane, Turn, Session]]:
+    """The open sessions that hold most in memory, until they hold `size` bytes together.
+
+    Or until `bytes_max` of that is not in chunks yet. A session whose chunks are on their way can't
+    leave before they are committed.
+    """
     every = [(lane, turn, open_) for lane, turn in turns for open_ in lane.sessions.values()]
     every.sort(key=lambda item: item[2].size, reverse=True)
     for lane, turn, session in every:
-        if size <= 0:
+        if size <= 0 or bytes_max <= 0:
             return
-        size -= session.size
-        yield lane, turn, session
+        if -1 not in session.chunks.values():
+            size -= session.size
+            bytes_max -= _outside(session)
+            yield lane, turn, session
+
+
+def _outside(session: Session) -> int:
+    return sum(map(len, session.values[session.promoted :]))
 
 
 def promoted(lane: Lane, session: Session, turn: Turn) -> list[Chunk]:

@@ -39,7 +39,14 @@ from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import StandingRule, WriterStandings
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chain import Source, event_decoder
-from trailweave.stream_processors.chunks import Chunk, Stored, largest, promote, promoted
+from trailweave.stream_processors.chunks import (
+    TURN_BYTES_MAX,
+    Chunk,
+    Stored,
+    largest,
+    promote,
+    promoted,
+)
 from trailweave.stream_processors.chunks import read as read_chunk
 from trailweave.stream_processors.closers import Closers, Due, rare_collections
 from trailweave.stream_processors.closing import Sealed, close, seal
@@ -285,10 +292,14 @@ class JoinWorker:
         chunks = [
             (lane, session, chunk)
             for lane, turn in turns
-            for session, chunk in promote(lane, turn, after_ms)
+            for session, chunk in promote(lane, turn, after_ms, TURN_BYTES_MAX // len(turns))
         ]
+        excess = self._memory.excess(self.lanes.values())
+        if self._batch is not None:
+            # The last batch's are gone once it is committed.
+            excess -= sum(s.size for _, s in self._batch.leaving if not s.closed)
         leaving = []
-        for lane, turn, session in largest(turns, self._memory.excess(self.lanes.values())):
+        for lane, turn, session in largest(turns, excess):
             leaving.append((lane, session))
             chunks += [(lane, session, chunk) for chunk in promoted(lane, session, turn)]
         return _Batch(turns, chunks, leaving, generation)

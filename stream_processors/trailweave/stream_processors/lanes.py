@@ -329,9 +329,10 @@ class Lane:
         self.held_bytes += session.size
         newer = self.sessions.get(session.key)
         self.sessions[session.key] = session
-        for recorded_ms, value in zip(session.times, session.values, strict=True):
-            if (key := _schema_key(value)) in session.unknown:
-                self.unknown.setdefault(key, []).append((session, recorded_ms, value))
+        if session.unknown:
+            for recorded_ms, value in zip(session.times, session.values, strict=True):
+                if (key := _schema_key(value)) in session.unknown:
+                    self.unknown.setdefault(key, []).append((session, recorded_ms, value))
         # What is left of it in the queues was passed over, or will be, as stale.
         session.scheduled_ms = NEVER_MS
         self._schedule(session)

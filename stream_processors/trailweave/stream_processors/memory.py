@@ -8,7 +8,7 @@ committed chunk stays.
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import Consumer, TopicPartition
 from trailweave.schemas import events
@@ -16,6 +16,10 @@ from trailweave.stream_processors import chunks, lane_reader
 from trailweave.stream_processors.closers import Due
 from trailweave.stream_processors.lanes import Lane, Turn
 from trailweave.stream_processors.session import Session
+
+#: About what is closed in one turn, in bytes of events. When a whole fleet falls silent all its
+#: sessions are due at once; the broker ends a transaction that lasts too long.
+TURN_BYTES_MAX: Final = 128 * 1024 * 1024
 
 
 class Memory:
@@ -66,20 +70,23 @@ class Memory:
     # --- sessions that are away ---
 
     def take_due(self, turns: list[tuple[Lane, Turn]]) -> list[Due]:
-        """Close what is due. What is away comes back: so much at a time as memory may hold.
+        """Close what is due: no more at a time than one transaction should carry.
+
+        What is away comes back for it, so much at a time as memory may hold.
 
         Raises `Retryable` when Kafka is away, `Fatal` when a chunk is not there.
         """
         due: list[Due] = []
         back: list[tuple[Lane, Session]] = []
         later: list[tuple[Lane, Session]] = []
-        room = self._bytes_max // 2
+        room, carried = self._bytes_max // 2, 0
         for lane, turn in turns:
             for session, reason in lane.due():
                 lane.close(session)
-                if session.away and back and session.away_bytes > room:
+                if carried > TURN_BYTES_MAX or (session.away_bytes > room and back):
                     later.append((lane, session))
                     continue
+                carried += session.size + session.away_bytes
                 if session.away:
                     room -= session.away_bytes
                     back.append((lane, session))

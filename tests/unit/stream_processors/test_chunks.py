@@ -242,6 +242,35 @@ def test_the_largest_sessions_are_left_first() -> None:
     assert list(chunks.largest([(held, turn)], 0)) == []
 
 
+def test_one_turn_takes_no_more_into_chunks_than_its_limit() -> None:
+    held = lane()
+    for number in range(6):
+        feed(held, *Trace(f"{number:032x}").whole()[:-1])
+    room = next(iter(held.sessions.values())).size * 2
+    confirm(held, 1_000)
+    turns = []
+    while found := [session for session, _ in chunks.promote(held, held.turn(), AFTER_MS, room)]:
+        turns.append(found)
+
+    assert [len(found) for found in turns] == [2, 2, 2]
+    assert len({session for found in turns for session in found}) == 6
+
+
+def test_what_leaves_memory_is_limited_by_what_is_not_in_chunks_yet() -> None:
+    held = lane()
+    for number in range(6):
+        feed(held, *Trace(f"{number:032x}").whole()[:-1])
+    turn, (first, second, *_) = held.turn(), held.sessions.values()
+    chunks.promoted(held, first, turn)
+    held.in_chunks(first, dict.fromkeys(first.chunks, 7))
+    chunks.promoted(held, second, turn)
+    found = [found for *_, found in chunks.largest([(held, turn)], 1 << 20, first.size + 1)]
+
+    assert found[0] is first
+    assert len(found) == 3
+    assert second not in found
+
+
 def test_closed_sessions_do_not_stay_in_a_lanes_queues() -> None:
     held = lane()
     for number in range(5_000):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from confluent_kafka import TopicPartition
 from trailweave.stream_processors.lanes import Lane
 from trailweave.stream_processors.memory import Memory
@@ -87,6 +88,21 @@ def test_a_new_assignment_has_no_one_waiting() -> None:
 def test_above_the_limit_as_much_is_given_back_as_keeps_it_below_for_a_while() -> None:
     assert memory().excess([full(700, 1), full(300, 1)]) == 0
     assert memory().excess([full(700, 1), full(301, 1)]) == 301
+
+
+def test_what_is_due_at_once_is_closed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trailweave.stream_processors.memory.TURN_BYTES_MAX", 2_000)
+    held = lane()
+    for number in range(20):
+        feed(held, *Trace(f"{number:032x}").whole())
+    closed = []
+    while held.sessions:
+        due = memory().take_due([(held, held.turn())])
+        closed.append([one.session.key for one in due])
+
+    assert all(closed)
+    assert len(closed) > 5
+    assert len({key for keys in closed for key in keys}) == sum(map(len, closed)) == 20
 
 
 def test_what_is_due_is_closed() -> None:
