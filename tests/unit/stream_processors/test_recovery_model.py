@@ -244,17 +244,25 @@ class Run:
 
     def begin(self, rest: list[tuple[int, int, Stored]]) -> Transaction:
         """End the batch; `rest` is what a control folds only after the closings."""
-        held, due = self.sessions(), []
+        held, due, later = self.sessions(), [], []
         for session, reason in self.lane.due():
             self.lane.close(session)
+            # More is due at once than one transaction may carry.
+            if due and self.chance.random() < 0.2:
+                later.append(session)
+                continue
             if session.away:
                 session.come_back(self.events_away(session))
             due.append((session, reason))
+        for session in later:
+            self.lane.reopen(session, due=True)
         for topic, offset, record in rest:
             self.lane.fold(topic, offset, *record)
         work = Transaction(self.lane.turn(), due, held)
-        work.promoted = list(promote(self.lane, work.turn, PROMOTE_MS))
-        for _, _, session in largest([(self.lane, work.turn)], self.chance.choice((0, 0, 400))):
+        room = self.chance.choice((1 << 20, 200))
+        work.promoted = list(promote(self.lane, work.turn, PROMOTE_MS, room))
+        freed = self.chance.choice((0, 0, 400))
+        for _, _, session in largest([(self.lane, work.turn)], freed, room):
             work.leaving.append(session)
             work.promoted += [(session, c) for c in promoted(self.lane, session, work.turn)]
         work.held |= self.sessions(dict(chunk for _, chunk in work.promoted))
