@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
+from trailweave.schemas.client_log import client_log
 from trailweave.schemas.codec import EVENT_BYTES_MAX
 from trailweave.schemas.errors import Fatal
 
@@ -66,7 +67,7 @@ def new_client(
         "error_cb": error_cb,
     }
     try:
-        return Producer(settings, logger=log)
+        return Producer(settings, logger=client_log(log))
     except (KafkaException, TypeError, ValueError) as error:
         raise Fatal(f"couldn't use the Kafka settings: {_text(error)}") from None
 

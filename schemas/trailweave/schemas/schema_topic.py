@@ -168,6 +168,8 @@ class SchemaTopic:
         config = {key: value for key, value in self._config.items() if key not in ignored}
         consumer = Consumer(
             {
+                # Its errors are raised; polled too rarely to hand on lines of its own.
+                "log_level": 0,
                 **config,
                 # librdkafka asks for a group's name; nobody joins it and nothing is committed.
                 "group.id": "trailweave-schemas",

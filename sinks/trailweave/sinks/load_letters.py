@@ -58,6 +58,8 @@ class Letters:
 
             self._producer = Producer(
                 {
+                    # Its errors are raised; polled too rarely to hand on lines of its own.
+                    "log_level": 0,
                     **connection_settings(self._kafka),
                     "enable.idempotence": True,
                     "acks": "all",

@@ -34,8 +34,9 @@ class Confirmer:
     """One question at a time, for all lanes in one request; never blocks."""
 
     def __init__(self, kafka: Mapping[str, Any], topics: Sequence[str]) -> None:
-        self._kafka = dict(kafka)
-        self._admin = AdminClient(self._kafka, logger=log)
+        # What it would say, the worker's consumer says.
+        self._kafka = {"log_level": 0, **kafka}
+        self._admin = AdminClient(self._kafka)
         self._topics = topics
         self._ends: dict[tuple[str, int], int] = {}
         self._asked_s = 0.0
@@ -90,7 +91,7 @@ class Confirmer:
         if refused:
             # A client goes on asking with the leader epochs it knows, for minutes after a broker
             # came back with others, and is refused each time; a new one learns them.
-            self._admin = AdminClient(self._kafka, logger=log)
+            self._admin = AdminClient(self._kafka)
 
     def close(self) -> None:
         """Nothing to hand back; the client ends with its last reference."""

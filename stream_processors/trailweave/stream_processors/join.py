@@ -33,6 +33,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from trailweave.schemas import events
+from trailweave.schemas.client_log import client_log
 from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.schemas.schema_topic import SchemaTopic
@@ -185,7 +186,7 @@ class JoinWorker:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
             },
-            logger=log,
+            logger=client_log(log),
         )
 
     # --- rebalances: only noted in the callbacks, handled between batches ---

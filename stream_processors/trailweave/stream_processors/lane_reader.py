@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from trailweave.schemas.client_log import client_log
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.stream_processors import chunks
 from trailweave.stream_processors.recovery import NUMBER
@@ -65,7 +66,7 @@ def reading_consumer(kafka: Mapping[str, Any], **extra: Any) -> Consumer:
             "enable.partition.eof": True,
             **extra,
         },
-        logger=log,
+        logger=client_log(log),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from trailweave.schemas import events
+from trailweave.schemas.client_log import client_log
 from trailweave.schemas.codec import Encoder
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.stream_processors import lane_reader, recovery
@@ -82,7 +83,7 @@ class Transactions:
                 "acks": "all",
                 "enable.idempotence": True,
             },
-            logger=log,
+            logger=client_log(log),
         )
         lane_reader.translated(
             "take over the transactional id",

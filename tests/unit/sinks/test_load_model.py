@@ -47,6 +47,8 @@ from tests.unit.sinks.load_world import (
     stored,
 )
 
+pytestmark = pytest.mark.simulation
+
 SEEDS: Final = 8 * settings().max_examples
 #: Each rule switched off must be caught within so many runs.
 CONTROL_SEEDS: Final = 20 * settings().max_examples

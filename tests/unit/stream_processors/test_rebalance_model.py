@@ -23,6 +23,8 @@ from tests.unit.stream_processors.test_recovery_model import (
     WrongError,
 )
 
+pytestmark = pytest.mark.simulation
+
 SEEDS: Final = 2 * settings().max_examples
 CONTROL_SEEDS: Final = 6 * settings().max_examples
 ROUNDS: Final = 20

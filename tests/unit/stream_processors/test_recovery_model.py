@@ -40,6 +40,8 @@ from tests.unit.stream_processors.builders import (
     source,
 )
 
+pytestmark = pytest.mark.simulation
+
 SEEDS: Final = 6 * settings().max_examples
 #: Each rule switched off must be caught within so many runs.
 CONTROL_SEEDS: Final = 6 * settings().max_examples
@@ -244,7 +246,8 @@ class Run:
 
     def begin(self, rest: list[tuple[int, int, Stored]]) -> Transaction:
         """End the batch; `rest` is what a control folds only after the closings."""
-        held, due, later = self.sessions(), [], []
+        held, later = self.sessions(), list[Session]()
+        due: list[tuple[Session, str]] = []
         for session, reason in self.lane.due():
             self.lane.close(session)
             # More is due at once than one transaction may carry.

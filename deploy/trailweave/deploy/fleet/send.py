@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from trailweave.deploy.fleet.arrival import Sent
+from trailweave.schemas.client_log import client_log
 from trailweave.schemas.errors import Fatal, Retryable
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class FleetProducer:
         config = {"bootstrap.servers": bootstrap, **PRODUCER_SETTINGS, **(settings or {})}
         reports = {"on_delivery": self._delivered, "delivery.report.only.error": True}
         try:
-            self._producer = Producer(config | reports, logger=log)
+            self._producer = Producer(config | reports, logger=client_log(log))
         except KafkaException as error:
             raise Fatal(f"couldn't make a Kafka producer: {error}") from error
         self._refused: KafkaError | None = None
