@@ -462,13 +462,14 @@ def test_a_second_process_with_the_same_slot_is_told_of(
     settings: load.LoadSettings, client: Any
 ) -> None:
     broker = str(settings.kafka["bootstrap.servers"])
-    with working(settings) as first, working(settings) as second:
+    with working(replace(settings, session_timeout_s=6.0)) as first:
         drive(first, lambda: (TOOLS, 0) in first._ranges.readings)
-        drive(second, lambda: (TOOLS, 0) in second._ranges.readings)
-        produce(broker, TOOLS, tool_requests(10))
-        with pytest.raises(Fatal, match=r"another process, at \S+, runs with the same slot"):
-            drive(first, lambda: False)
-        drive_to(second, client, {"events": 10})
+        with working(settings) as second:
+            drive(second, lambda: (TOOLS, 0) in second._ranges.readings)
+            produce(broker, TOOLS, tool_requests(10))
+            with pytest.raises(Fatal, match=r"another process, at \S+, runs with the same slot"):
+                drive(first, lambda: False)
+            drive_to(second, client, {"events": 10})
 
     assert places(client) == (10, 10)
 

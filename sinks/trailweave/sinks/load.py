@@ -16,7 +16,6 @@ part, `load_group` is Kafka. `test_load_model.py` drives all of them but this fi
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -120,12 +119,12 @@ class LoadWorker:
         self._full_since: float | None = None
         self._lag_at = 0.0
         self._ready = not settings.create_tables
-        self._me = uuid.uuid4().hex[:8]
+        self._member_ids: set[str] = set()
         self._group = self._join_group()
 
     def _join_group(self) -> Group:
         s = self.settings
-        return Group(s.kafka, s.group, s.slot, s.session_timeout_s, self._revoke, self._me)
+        return Group(s.kafka, s.group, s.slot, s.session_timeout_s, self._revoke, self._member_ids)
 
     # --- the loop ---
 

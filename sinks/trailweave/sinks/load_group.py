@@ -20,6 +20,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 from trailweave.schemas import events
+from trailweave.schemas.client_log import client_log
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.sinks.load_build import Source
 from trailweave.sinks.load_plan import resume
@@ -85,10 +86,11 @@ class Group:
         slot: int,
         session_timeout_s: float,
         on_revoke: Callable[[bool], None],
-        me: str,
+        member_ids: set[str],
     ) -> None:
-        """`me` names the worker across all its groups, and no other worker."""
-        self._admin = AdminClient(connection_settings(kafka))
+        """`member_ids` are those that the group has given this worker, under all its clients."""
+        # It would say what the consumer says.
+        self._admin = AdminClient({"log_level": 0, **connection_settings(kafka)})
         self._on_revoke = on_revoke
         self._assigned: list[TopicPartition] | None = None
         self._changed = False
@@ -98,11 +100,13 @@ class Group:
         self.event_partitions = 0
         self._say_away_at = 0.0
         self._counted_out = False
+        self._session_timeout_s = session_timeout_s
+        #: Since when somebody we don't know has our slot.
+        self._other_since = 0.0
         self._group, self._instance = group, f"{group}-{slot}"
-        self._client_id = f"{kafka.get('client.id', 'trailweave')}-{self._instance}-{me}"
+        self._member_ids = member_ids
         own = {
             **kafka,
-            "client.id": self._client_id,
             "group.instance.id": self._instance,
             "error_cb": self._failed,
         }
@@ -124,6 +128,8 @@ class Group:
             messages = self._consumer.consume(count, timeout_s)
         except KafkaException as error:
             raise self._problem("couldn't read", error.args[0]) from error
+        if member_id := self._consumer.memberid():
+            self._member_ids.add(member_id)
         if self._counted_out:
             # This client would join again, but may never fetch again what it has fetched before.
             raise self._out("couldn't stay in the group", "counted out")
@@ -268,25 +274,38 @@ class Group:
         return self._out(failed, error.name())
 
     def _out(self, failed: str, why: str) -> Retryable | Fatal:
-        """The group knows us no more. To join again would fence whoever has our slot now."""
+        """The group knows us no more. To join again would fence whoever has our slot now.
+
+        That may be ourselves: the client joins again by itself, and learns late what it is called.
+        Such a member is gone when a session has passed; who stays is another process.
+        """
+        self._counted_out = True
         try:
             other = self._other()
         except KafkaException as unanswered:
             return Retryable(f"{failed}: {why}, and {unanswered.args[0].name()}")
         if other is None:
             return LostError(f"{failed}: the session has timed out ({why})")
+        self._other_since = self._other_since or time.monotonic()
+        if time.monotonic() - self._other_since <= self._session_timeout_s + 1:
+            return Retryable(f"{failed}: {why}; looking who has slot {self._instance} now")
         return Fatal(
             f"{failed}: another process, at {other}, runs with the same slot; give every process"
             " its own load.slot"
         )
 
     def _other(self) -> str | None:
-        """The host of whoever has our slot instead of us; None if nobody has it, or we do."""
+        """The host of whoever has our slot instead of us; None if nobody has it, or we do.
+
+        Told by member ids: Kafka keeps the client id of the first member that had the slot.
+        """
         asked = self._admin.describe_consumer_groups(
             [self._group], request_timeout=REQUEST_TIMEOUT_S
         )
-        for member in asked[self._group].result().members:
-            if member.group_instance_id == self._instance and member.client_id != self._client_id:
+        members = asked[self._group].result().members
+        ours = {*self._member_ids, self._consumer.memberid()}
+        for member in members:
+            if member.group_instance_id == self._instance and member.member_id not in ours:
                 return str(member.host)
         return None
 
@@ -325,7 +344,7 @@ def _consumer(kafka: Mapping[str, Any], group: str, session_timeout_s: float) ->
                 "isolation.level": "read_committed",
                 "topic.metadata.refresh.interval.ms": 10_000,
             },
-            logger=log,
+            logger=client_log(log),
         )
     except (KafkaException, ValueError, TypeError) as error:
         # The library's text may quote a value, and that may be a secret.
