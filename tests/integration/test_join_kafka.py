@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.registry import RegistrySchemas, register_all
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import ByFraming, Standing, StandingRule
-from trailweave.stream_processors import join, transactions
+from trailweave.stream_processors import join, lane_reader, lane_recovery, transactions
 from trailweave.stream_processors.session import ClosingTimes
 
 from tests.integration.join_kafka import (
@@ -250,7 +251,7 @@ def test_a_second_process_with_the_same_slot_ends_the_first_with_a_sentence(
         assert until(lambda: has_all(traces, read_stored(address)))
 
     assert isinstance(zombie.error, Fatal)
-    assert "another worker runs as slot 0 of trailweave-join" in str(zombie.error)
+    assert "another process, at /127.0.0.1, runs as trailweave-join-0" in str(zombie.error)
     check(address, feed, traces)
 
 
@@ -498,6 +499,41 @@ def group_is_empty(address: str) -> bool:
     return not described.result(DEADLINE_S).members
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offsets that can't be right are a person's to mend sooner."""
+    monkeypatch.setattr(lane_recovery, "PATIENCE_S", 1.0)
+
+
+def test_what_a_broker_that_comes_back_says_of_offsets_is_not_believed(
+    address: str, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with joining(address):
+        traces = send_sessions(feed, 5)
+        assert until(lambda: has_all(traces, read_stored(address)))
+    assert until(lambda: group_is_empty(address))
+    asked: Counter[int] = Counter()
+    truth = lane_reader.committed
+
+    def coming_back(consumer: Any, topics: Sequence[str], lane: int) -> list[Any]:
+        asked[lane] += 1
+        found = truth(consumer, topics, lane)
+        if asked[lane] > 1:
+            return found
+        nothing: list[Any] = [(topic, -1, None) for topic, *_ in found]
+        older: list[Any] = [(topic, 0, "v1;0;0;0") for topic, *_ in found]
+        return [nothing, [*found[:1], *nothing[1:]], older][lane % 3]
+
+    monkeypatch.setattr(lane_reader, "committed", coming_back)
+    with joining(address):
+        traces += send_sessions(feed, 5)
+        assert until(lambda: has_all(traces, read_stored(address)))
+
+    assert max(asked.values()) > 1
+    check(address, feed, traces)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_worker_stops_when_somebody_changed_one_topics_offset(address: str, feed: Feed) -> None:
     with joining(address):
         traces = send_sessions(feed, 5)
@@ -518,6 +554,7 @@ def test_a_worker_stops_when_somebody_changed_one_topics_offset(address: str, fe
     assert "restore the group's offsets" in str(worker.error)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_new_group_on_old_chains_stops_the_worker(address: str, feed: Feed) -> None:
     with joining(address):
         traces = send_sessions(feed, 5)

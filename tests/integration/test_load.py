@@ -467,7 +467,7 @@ def test_a_second_process_with_the_same_slot_is_told_of(
         with working(settings) as second:
             drive(second, lambda: (TOOLS, 0) in second._ranges.readings)
             produce(broker, TOOLS, tool_requests(10))
-            with pytest.raises(Fatal, match=r"another process, at \S+, runs with the same slot"):
+            with pytest.raises(Fatal, match=r"another process, at \S+, runs as load-\S+-0; give"):
                 drive(first, lambda: False)
             drive_to(second, client, {"events": 10})
 

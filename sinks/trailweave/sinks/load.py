@@ -25,6 +25,7 @@ from typing import Any, Final
 from confluent_kafka import Message
 from trailweave.schemas import events
 from trailweave.schemas.errors import Retryable
+from trailweave.schemas.group_slot import GroupSlot
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import WriterStandings
 from trailweave.sinks import clickhouse
@@ -119,12 +120,16 @@ class LoadWorker:
         self._full_since: float | None = None
         self._lag_at = 0.0
         self._ready = not settings.create_tables
-        self._member_ids: set[str] = set()
+        instance = f"{settings.group}-{settings.slot}"
+        self._slot = GroupSlot(settings.kafka, settings.group, instance, settings.session_timeout_s)
+        self._committed: dict[tuple[str, int], int] = {}
         self._group = self._join_group()
 
     def _join_group(self) -> Group:
         s = self.settings
-        return Group(s.kafka, s.group, s.slot, s.session_timeout_s, self._revoke, self._member_ids)
+        return Group(
+            s.kafka, s.group, self._slot, s.session_timeout_s, self._revoke, self._committed
+        )
 
     # --- the loop ---
 

@@ -8,6 +8,7 @@ is still ours, which is why inserts may start only after one (the lease).
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as LateError
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -22,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 from trailweave.schemas import events
 from trailweave.schemas.client_log import client_log
 from trailweave.schemas.errors import Fatal, Retryable
+from trailweave.schemas.group_slot import ANSWER_TIMEOUT_S, GroupSlot, connection_settings
 from trailweave.sinks.load_build import Source
 from trailweave.sinks.load_plan import resume
 from trailweave.sinks.load_ranges import Start
@@ -83,13 +85,13 @@ class Group:
         self,
         kafka: Mapping[str, Any],
         group: str,
-        slot: int,
+        slot: GroupSlot,
         session_timeout_s: float,
         on_revoke: Callable[[bool], None],
-        member_ids: set[str],
+        committed: dict[tuple[str, int], int],
     ) -> None:
-        """`member_ids` are those that the group has given this worker, under all its clients."""
-        # It would say what the consumer says.
+        """`slot` and the offsets `committed` so far are the worker's, over all its clients."""
+        # What it would log, the consumer logs.
         self._admin = AdminClient({"log_level": 0, **connection_settings(kafka)})
         self._on_revoke = on_revoke
         self._assigned: list[TopicPartition] | None = None
@@ -100,16 +102,8 @@ class Group:
         self.event_partitions = 0
         self._say_away_at = 0.0
         self._counted_out = False
-        self._session_timeout_s = session_timeout_s
-        #: Since when somebody we don't know has our slot.
-        self._other_since = 0.0
-        self._group, self._instance = group, f"{group}-{slot}"
-        self._member_ids = member_ids
-        own = {
-            **kafka,
-            "group.instance.id": self._instance,
-            "error_cb": self._failed,
-        }
+        self._slot, self._committed = slot, committed
+        own = {**kafka, "group.instance.id": slot.instance, "error_cb": self._failed}
         self._consumer = _consumer(own, group, session_timeout_s)
         self._consumer.subscribe(
             list(TOPICS), on_assign=self._note, on_revoke=self._revoked, on_lost=self._lost
@@ -128,8 +122,7 @@ class Group:
             messages = self._consumer.consume(count, timeout_s)
         except KafkaException as error:
             raise self._problem("couldn't read", error.args[0]) from error
-        if member_id := self._consumer.memberid():
-            self._member_ids.add(member_id)
+        self._slot.note(self._consumer)
         if self._counted_out:
             # This client would join again, but may never fetch again what it has fetched before.
             raise self._out("couldn't stay in the group", "counted out")
@@ -162,6 +155,8 @@ class Group:
             self.resume([start.source for start in starts])
         except KafkaException as error:
             raise self._problem("couldn't start reading", error.args[0]) from error
+        except LateError:
+            raise Retryable("couldn't start reading: no answer about the topics") from None
         self._assigned = None
         return starts
 
@@ -174,17 +169,23 @@ class Group:
         low, high = marks
         name = f"{part.topic}/{part.partition}"
         committed = part.offset if part.offset >= 0 else None
+        known = self._committed.get((part.topic, part.partition), -1)
+        if (-1 if committed is None else committed) < known:
+            # Nobody can reset offsets while the group has members.
+            raise Retryable(
+                f"couldn't start reading {name}: the broker has yet to learn what we committed"
+            )
         offset, intent = resume(committed, part.metadata, low, high, name)
         return Start(Source(part.topic, topic_id, part.partition), offset, intent)
 
     def _topic_ids(self, names: set[str]) -> dict[str, str]:
         if not self.cluster_id:
-            cluster = self._admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S).result()
-            self.cluster_id = cluster.cluster_id
+            asked = self._admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
+            self.cluster_id = asked.result(ANSWER_TIMEOUT_S).cluster_id
         answers = self._admin.describe_topics(
             TopicCollection(sorted(names)), request_timeout=REQUEST_TIMEOUT_S
         )
-        topics = {name: answer.result() for name, answer in answers.items()}
+        topics = {name: answer.result(ANSWER_TIMEOUT_S) for name, answer in answers.items()}
         self.event_partitions = sum(
             len(topic.partitions) for name, topic in topics.items() if name in events.event_topics()
         )
@@ -221,10 +222,12 @@ class Group:
         except KafkaException as error:
             refusal = error.args[0]
         if refusal is None:
+            self._committed[source.topic, source.partition] = offset
             return
         problem = self._problem(f"couldn't commit {source.name()}", refusal)
         if isinstance(problem, (LostError, Fatal)) or not self._stands(source, offset, metadata):
             raise problem
+        self._committed[source.topic, source.partition] = offset
 
     def _stands(self, source: Source, offset: int, metadata: str) -> bool:
         """Whether a commit without an answer was applied."""
@@ -274,40 +277,13 @@ class Group:
         return self._out(failed, error.name())
 
     def _out(self, failed: str, why: str) -> Retryable | Fatal:
-        """The group knows us no more. To join again would fence whoever has our slot now.
-
-        That may be ourselves: the client joins again by itself, and learns late what it is called.
-        Such a member is gone when a session has passed; who stays is another process.
-        """
+        """The group knows us no more; `LostError` once it is sure that nobody else has our slot."""
         self._counted_out = True
         try:
-            other = self._other()
-        except KafkaException as unanswered:
-            return Retryable(f"{failed}: {why}, and {unanswered.args[0].name()}")
-        if other is None:
-            return LostError(f"{failed}: the session has timed out ({why})")
-        self._other_since = self._other_since or time.monotonic()
-        if time.monotonic() - self._other_since <= self._session_timeout_s + 1:
-            return Retryable(f"{failed}: {why}; looking who has slot {self._instance} now")
-        return Fatal(
-            f"{failed}: another process, at {other}, runs with the same slot; give every process"
-            " its own load.slot"
-        )
-
-    def _other(self) -> str | None:
-        """The host of whoever has our slot instead of us; None if nobody has it, or we do.
-
-        Told by member ids: Kafka keeps the client id of the first member that had the slot.
-        """
-        asked = self._admin.describe_consumer_groups(
-            [self._group], request_timeout=REQUEST_TIMEOUT_S
-        )
-        members = asked[self._group].result().members
-        ours = {*self._member_ids, self._consumer.memberid()}
-        for member in members:
-            if member.group_instance_id == self._instance and member.member_id not in ours:
-                return str(member.host)
-        return None
+            self._slot.look(f"{failed}: {why}", self._consumer)
+        except (Retryable, Fatal) as found:
+            return found
+        return LostError(f"{failed}: the session has timed out ({why})")
 
     def _react(self, error: KafkaError, topic: str) -> None:
         if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -352,12 +328,6 @@ def _consumer(kafka: Mapping[str, Any], group: str, session_timeout_s: float) ->
             f"couldn't make a Kafka client of the settings: {type(error).__name__};"
             " check the names and values of the Kafka settings"
         ) from error
-
-
-def connection_settings(kafka: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that an admin client shares with a consumer."""
-    only_consumers = ("group.", "fetch.", "queued.", "auto.offset", "isolation.", "max.poll.")
-    return {k: v for k, v in kafka.items() if not k.startswith(only_consumers)}
 
 
 def _uuid(topic_id: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaException, Producer
 from trailweave.schemas import codec, events
 from trailweave.schemas.errors import Reason, Retryable
+from trailweave.schemas.group_slot import connection_settings
 from trailweave.sinks.load_build import Record, Source
 
 STAGE: Final = "load"
@@ -54,8 +55,6 @@ class Letters:
 
     def _connected(self) -> Producer:
         if self._producer is None:
-            from trailweave.sinks.load_group import connection_settings
-
             self._producer = Producer(
                 {
                     # Its errors are raised; polled too rarely to hand on lines of its own.

@@ -124,6 +124,11 @@ def restore(lane: Lane, found: Iterable[Stored], bytes_max: int) -> None:
             lane.leave(lane.sessions[session])
 
 
+def number_of(key: bytes) -> int:
+    """The transaction of the lane that wrote a chunk with this key."""
+    return int(key.rsplit(b"|", 2)[1])
+
+
 def read(value: bytes) -> dict[str, Any]:
     """A chunk as it is stored; raises `Rejected`."""
     return _decoder().decode(value)[1]

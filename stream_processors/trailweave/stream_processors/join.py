@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,30 +33,29 @@ from confluent_kafka import (
     TopicPartition,
 )
 from trailweave.schemas import events
-from trailweave.schemas.client_log import client_log
 from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
+from trailweave.schemas.group_slot import GroupSlot
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import StandingRule, WriterStandings
-from trailweave.stream_processors import lane_reader, recovery
+from trailweave.stream_processors import lane_reader
 from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.chunks import (
     TURN_BYTES_MAX,
     Chunk,
-    Stored,
     largest,
     promote,
     promoted,
 )
-from trailweave.stream_processors.chunks import read as read_chunk
 from trailweave.stream_processors.closers import Closers, Due, rare_collections
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
+from trailweave.stream_processors.lane_recovery import LaneRecovery
 from trailweave.stream_processors.lanes import CLOSING_FIELDS, Lane, Turn
 from trailweave.stream_processors.memory import Memory
 from trailweave.stream_processors.metrics import JoinMetrics
 from trailweave.stream_processors.session import ClosingTimes, Session
-from trailweave.stream_processors.transactions import Transactions, Work, stop_if_fenced
+from trailweave.stream_processors.transactions import Transactions, Work
 from trailweave.stream_processors.verdict import RulesConfig
 
 log = logging.getLogger(__name__)
@@ -159,35 +158,23 @@ class JoinWorker:
         self._batch: _Batch | None = None
         self._transactions: Transactions | None = None
         self._memory = Memory(settings.kafka, settings.held_bytes_max)
-        self._consumer = self._new_consumer()
+        self._recovery = LaneRecovery(
+            settings.kafka, settings.group, settings.times, self._closing_decoder
+        )
+        instance = f"{settings.group}-{settings.slot}"
+        self._slot = GroupSlot(settings.kafka, settings.group, instance, settings.session_timeout_s)
+        #: Why Kafka refuses us, until it is known whether another process has our slot.
+        self._fenced = ""
+        self._consumer = self._subscribed()
         self._confirmer = Confirmer(dict(settings.kafka), self._topics)
-        self._consumer.subscribe(
-            list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke
-        )
 
-    def _new_consumer(self) -> Consumer:
-        settings = self.settings
-        return Consumer(
-            {
-                "queued.max.messages.kbytes": 131_072,
-                # The default lets a queue that was full run dry for a second.
-                "fetch.queue.backoff.ms": 20,
-                **settings.kafka,
-                "group.id": settings.group,
-                "group.instance.id": f"{settings.group}-{settings.slot}",
-                # Co-partitioned lanes: partition i of every topic goes to the same member.
-                "partition.assignment.strategy": "range",
-                "session.timeout.ms": int(settings.session_timeout_s * 1000),
-                "heartbeat.interval.ms": int(settings.session_timeout_s * 1000 / 4),
-                # Above the transaction timeout: who is thrown out can't commit any more.
-                "max.poll.interval.ms": 300_000,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-            },
-            logger=client_log(log),
+    def _subscribed(self) -> Consumer:
+        s = self.settings
+        consumer = lane_reader.group_consumer(
+            s.kafka, s.group, self._slot.instance, s.session_timeout_s
         )
+        consumer.subscribe(list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke)
+        return consumer
 
     # --- rebalances: only noted in the callbacks, handled between batches ---
 
@@ -229,6 +216,27 @@ class JoinWorker:
         What children close is committed by the next step, which folds its own batch meanwhile.
         Raises `Retryable` when Kafka is away (call again), `Fatal` when a person must look.
         """
+        try:
+            if self._fenced:
+                self._join_again()
+            return self._step()
+        except lane_reader.FencedError as error:
+            self._fenced = str(error)
+            self._drop_memory()
+            raise
+
+    def _join_again(self) -> None:
+        """With a new client, for a fenced one is of no more use; unless another has our slot.
+
+        Not before that is known: a rebuild would fence the other one in its turn, and so on.
+        """
+        self._slot.look(self._fenced, self._consumer)
+        self._fenced = ""
+        self._consumer.close()
+        self._assigned, self._rebalanced = None, True
+        self._consumer = self._subscribed()
+
+    def _step(self) -> int:
         if self._rebalanced and self._assigned is not None:
             self._rebuild()
         # Taken before the messages: with a later one, a worker that lost its lanes in between
@@ -239,6 +247,7 @@ class JoinWorker:
             self.settings.batch_events_max,
             self.settings.linger_s if self._batch is None else TAKE_S,
         )
+        self._slot.note(self._consumer)
         if self._torn:
             raise Retryable(
                 f"couldn't take over lanes: {self._torn} did not come with them; give all event "
@@ -247,7 +256,9 @@ class JoinWorker:
         if self._rebalanced:
             for error in filter(None, (message.error() for message in messages)):
                 # It comes once, together with the revocation.
-                stop_if_fenced(error, self.settings.group, self.settings.slot)
+                problem = lane_reader.kafka_error("read events", error)
+                if isinstance(problem, lane_reader.FencedError):
+                    raise problem
             return 0  # of whichever assignment they are: the rebuild reads them again
         folded = self._fold(messages)
         self._closers.expect(folded)
@@ -311,14 +322,10 @@ class JoinWorker:
         except Fatal:
             # Chunks are gone. If they went with a session that somebody else has closed, this
             # worker lost its lanes and has yet to hear of it.
-            if any(self._committed_since(lane) for lane in self.lanes.values()):
+            since = self._recovery.committed_since
+            if any(since(self._consumer, lane) for lane in self.lanes.values()):
                 raise Retryable("another worker has committed for these lanes") from None
             raise
-
-    def _committed_since(self, lane: Lane) -> bool:
-        stored = lane_reader.committed(self._consumer, self._topics, lane.index)
-        point = recovery.checkpoint(lane.index, stored)
-        return point is not None and point.number > lane.committed_number
 
     def _transaction(self, batch: _Batch) -> Work | None:
         """What the batch's transaction carries; None if there is nothing to say."""
@@ -362,7 +369,6 @@ class JoinWorker:
         elif error.code() in _PASSING and not error.fatal():
             log.warning("Kafka is away: %s", error.str())
         else:
-            stop_if_fenced(error, self.settings.group, self.settings.slot)
             # What the batch holds behind this message is not folded any more.
             self._drop_memory()
             raise lane_reader.kafka_error("read events", error)
@@ -413,6 +419,7 @@ class JoinWorker:
         self._count(work, time.monotonic() - began)
         for lane, turn in work.turns:
             lane.committed(turn, delivered.sessions_end.get(lane.index, 0))
+            self._recovery.committed(lane.index, turn.number)
         for _, session, (key, _) in work.chunks:
             session.chunks[key] = delivered.chunks.get(key, -1)
 
@@ -433,11 +440,8 @@ class JoinWorker:
         settings = self.settings
         self._transactions = Transactions(settings.kafka, settings.group, settings.slot, self._stop)
         began = time.monotonic()
-        reader = lane_reader.reading_consumer(dict(self.settings.kafka))
-        try:
-            lanes = {index: self._recover(index, reader) for index in assigned}
-        finally:
-            reader.close()
+        # A share of the limit: how the others' sessions are, nobody knows yet.
+        lanes = self._recovery.lanes(self._consumer, assigned, self._memory.share(len(assigned)))
         self._rebalanced = False
         self._confirmer.reset()
         parts = [
@@ -455,66 +459,6 @@ class JoinWorker:
             held,
             time.monotonic() - began,
         )
-
-    def _recover(self, index: int, reader: Consumer) -> Lane:
-        """One lane from its committed offsets, the records after them, and its input replayed."""
-        point = recovery.checkpoint(
-            index, lane_reader.committed(self._consumer, self._topics, index)
-        )
-        bounds = [lane_reader.watermarks(reader, topic, index) for topic in self._topics]
-        _, sessions_end = lane_reader.watermarks(reader, events.SESSIONS_TOPIC, index)
-        live = lane_reader.read_keys(reader, events.OPEN_SESSIONS_TOPIC, index)
-        if point is None:
-            if live:
-                raise Fatal(self._unknown_past(index, events.OPEN_SESSIONS_TOPIC, "chunks"))
-            return self._first_lane(index, reader, [low for low, _ in bounds], sessions_end)
-        recovery.check_log_starts(index, self._topics, point, [low for low, _ in bounds])
-        headers = lane_reader.read_headers(
-            reader, events.SESSIONS_TOPIC, index, point.sessions_from, sessions_end
-        )
-        lane = self._lane(index, list(point.positions), sessions_end)
-        ranges = {
-            (topic, index): (low, position)
-            for topic, low, position in zip(self._topics, point.lows, point.positions, strict=True)
-        }
-        replay = (
-            (
-                self._topic_index[message.topic()],
-                message.offset(),
-                message.timestamp()[1],
-                message.key(),
-                message.value(),
-            )
-            for message in lane_reader.read_range(reader, ranges)
-        )
-        # A share of the limit: how the others' sessions are, nobody knows yet.
-        room = self._memory.share(len(self._assigned or ()))
-        recovery.replay(lane, point, headers, self._chunks(index, reader, live), replay, room)
-        return lane
-
-    def _first_lane(
-        self, index: int, reader: Consumer, starts: list[int], sessions_end: int
-    ) -> Lane:
-        """A lane that never committed; records of an earlier life would be doubled."""
-        headers = lane_reader.read_headers(reader, events.SESSIONS_TOPIC, index, 0, sessions_end)
-        if any(h.get(recovery.WRITER) == b"join" for h in headers):
-            raise Fatal(self._unknown_past(index, events.SESSIONS_TOPIC, "chains"))
-        return self._lane(index, starts, sessions_end)
-
-    def _unknown_past(self, index: int, topic: str, what: str) -> str:
-        return (
-            f"lane {index}: the group {self.settings.group} has no committed offsets, though "
-            f"{topic}[{index}] holds {what}; restore the group's offsets"
-        )
-
-    def _chunks(self, index: int, reader: Consumer, live: dict[bytes, int]) -> Iterator[Stored]:
-        found = lane_reader.read_at(reader, events.OPEN_SESSIONS_TOPIC, index, live.values())
-        for message in found:
-            yield message.key() or b"", message.offset(), read_chunk(message.value() or b"")
-
-    def _lane(self, index: int, positions: list[int], sessions_end: int) -> Lane:
-        times, decoder = self.settings.times, self._closing_decoder
-        return Lane(index, positions, times, decoder, sessions_end=sessions_end)
 
     # --- figures and the end ---
 

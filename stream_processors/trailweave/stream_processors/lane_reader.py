@@ -70,6 +70,33 @@ def reading_consumer(kafka: Mapping[str, Any], **extra: Any) -> Consumer:
     )
 
 
+def group_consumer(
+    kafka: Mapping[str, Any], group: str, instance: str, session_timeout_s: float
+) -> Consumer:
+    """A member of the join's group; `instance` is its `group.instance.id`."""
+    return Consumer(
+        {
+            "queued.max.messages.kbytes": 131_072,
+            # The default lets a queue that was full run dry for a second.
+            "fetch.queue.backoff.ms": 20,
+            **kafka,
+            "group.id": group,
+            "group.instance.id": instance,
+            # Co-partitioned lanes: partition i of every topic goes to the same member.
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": int(session_timeout_s * 1000),
+            "heartbeat.interval.ms": int(session_timeout_s * 1000 / 4),
+            # Above the transaction timeout: who is thrown out can't commit any more.
+            "max.poll.interval.ms": 300_000,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        },
+        logger=client_log(log),
+    )
+
+
 def translated(what: str, call: Callable[[], T]) -> T:
     """The call's answer; Kafka's exceptions become ours."""
     try:
@@ -78,14 +105,21 @@ def translated(what: str, call: Callable[[], T]) -> T:
         raise kafka_error(what, error.args[0]) from error
 
 
+class FencedError(Retryable):
+    """Our session has timed out, or our transaction; or another process has our slot."""
+
+
 def kafka_error(what: str, error: KafkaError) -> Retryable | Fatal:
     """Ours for theirs: fatal ones stop the process, all others are tried again."""
     text = f"couldn't {what}: {error.str()} ({error.name()})"
+    if error.code() in _FENCING or (error.code() == KafkaError._FATAL and "fenced" in error.str()):
+        return FencedError(text)
     if error.fatal() or error.code() in _FATAL_CODES:
         return Fatal(text)
     return Retryable(text)
 
 
+_FENCING: Final = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 _FATAL_CODES: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -93,8 +127,6 @@ _FATAL_CODES: Final = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError._AUTHENTICATION,
-    KafkaError.FENCED_INSTANCE_ID,
-    KafkaError._FENCED,
     # What a client's own fatal error is called in a message; `fatal()` is not set there.
     KafkaError._FATAL,
 }

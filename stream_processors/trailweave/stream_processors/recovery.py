@@ -1,9 +1,9 @@
 """What a lane's committed offsets and record headers say about where it was. Pure.
 
-`lane_reader` reads them from Kafka; `join` puts a lane back together from both.
+`lane_reader` reads them from Kafka; `lane_recovery` puts a lane back together from both.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from trailweave.schemas.errors import Fatal
@@ -28,11 +28,18 @@ class Checkpoint:
     sessions_from: int
 
 
+class OffsetsError(Fatal):
+    """The committed offsets can't be those of the lane's last transaction.
+
+    Going on from them would lose or double what open sessions held.
+    """
+
+
 def checkpoint(lane: int, committed: Sequence[tuple[str, int, str | None]]) -> Checkpoint | None:
     """The checkpoint in a lane's committed (topic, offset, metadata), offset < 0: none.
 
-    None when nothing was ever committed. Raises `Fatal` when the offsets can't be those of one
-    transaction: going on from them would lose or double what open sessions held.
+    None when nothing was ever committed. Raises `OffsetsError` when the offsets can't be those of
+    one transaction.
     """
     if all(offset < 0 for _, offset, _ in committed):
         return None
@@ -40,14 +47,14 @@ def checkpoint(lane: int, committed: Sequence[tuple[str, int, str | None]]) -> C
     for topic, offset, text in committed:
         meta = Metadata.parse(text or "") if offset >= 0 else None
         if meta is None:
-            raise Fatal(
+            raise OffsetsError(
                 f"lane {lane}: the committed offset of {topic} is missing or not written by the "
                 "join; restore the group's offsets, or use a new group name on new output topics"
             )
         found.append((offset, meta))
     numbers = {meta.number for _, meta in found}
     if len(numbers) != 1:
-        raise Fatal(
+        raise OffsetsError(
             f"lane {lane}: its committed offsets come from different transactions "
             f"({sorted(numbers)}); somebody reset one topic's offset"
         )
@@ -57,6 +64,29 @@ def checkpoint(lane: int, committed: Sequence[tuple[str, int, str | None]]) -> C
         lows=tuple(meta.low for _, meta in found),
         sessions_from=found[0][1].sessions_from,
     )
+
+
+def check_newest(lane: int, group: str, point: Checkpoint | None, newest: int) -> None:
+    """Raise `OffsetsError` when records are of a newer transaction than the offsets.
+
+    From older offsets on, what was folded since would be folded again behind the cuts. A newer
+    transaction that wrote no record goes unnoticed: it took nothing for good.
+    """
+    if point is None and newest:
+        raise OffsetsError(
+            f"lane {lane}: the group {group} has no committed offsets, though there are records of"
+            f" its transaction {newest}; restore the group's offsets"
+        )
+    if point is not None and point.number < newest:
+        raise OffsetsError(
+            f"lane {lane}: the committed offsets of {group} are those of transaction"
+            f" {point.number}, though there are records of {newest}; restore the group's offsets"
+        )
+
+
+def numbers_of(records: Iterable[Mapping[str, bytes]]) -> Iterator[int]:
+    """The transactions of the lane that wrote these records; `reassess` writes in none."""
+    return (int(headers[NUMBER]) for headers in records if headers.get(WRITER) == b"join")
 
 
 def check_log_starts(

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from trailweave.schemas import events
 from trailweave.schemas.client_log import client_log
 from trailweave.schemas.codec import Encoder
-from trailweave.schemas.errors import Fatal, Retryable
+from trailweave.schemas.errors import Retryable
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chunks import Chunk
 from trailweave.stream_processors.closers import Due
@@ -33,7 +33,6 @@ COMMIT_POLL_S: Final = 1.0
 OFFSETS_TIMEOUT_S: Final = 10.0
 
 #: Another process took our place in the group, or our transactional id.
-_FENCING: Final = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Transactions:
         self, kafka: Mapping[str, Any], group: str, slot: int, stop: threading.Event
     ) -> None:
         """Take over the slot's transactional id; raises `Retryable` and `Fatal`."""
-        self._slot, self._group, self._stop = slot, group, stop
+        self._stop = stop
         self._topics = events.event_topics()
         self._encoder = Encoder()
         self._delivered = Delivered()
@@ -93,8 +92,8 @@ class Transactions:
     def commit(self, work: Work) -> Delivered:
         """Where the records are.
 
-        Raises `Retryable`: whether the transaction was committed is then not known; `Fatal` when
-        another worker has our place.
+        Raises `Retryable`: whether the transaction was committed is then not known; of these,
+        `FencedError` when we may not be the ones to try again.
         """
         self._delivered = Delivered()
         committing = False
@@ -123,7 +122,9 @@ class Transactions:
                 raise Retryable(f"couldn't produce: {error}") from error
             if not committing and not reason.fatal():
                 self._abort()
-            stop_if_fenced(reason, self._group, self._slot)
+            problem = lane_reader.kafka_error("commit a batch", reason)
+            if isinstance(problem, lane_reader.FencedError):
+                raise problem from error
             raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
         return self._delivered
 
@@ -230,15 +231,4 @@ class Transactions:
             events.DEAD_LETTERS_TOPIC,
             key=f"{topic}|{lane.index}|{refused.offset}".encode(),
             value=self._encoder.encode("dead_letter", record),
-        )
-
-
-def stop_if_fenced(error: KafkaError, group: str, slot: int) -> None:
-    """Raise `Fatal` if another process took our place.
-
-    Not tried again: a rebuild would fence the other one in its turn, and so on for ever.
-    """
-    if error.code() in _FENCING or (error.code() == KafkaError._FATAL and "fenced" in error.str()):
-        raise Fatal(
-            f"another worker runs as slot {slot} of {group}; give each process a slot of its own"
         )

@@ -22,7 +22,14 @@ from hypothesis import settings
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import recovery
 from trailweave.stream_processors.chain import Record
-from trailweave.stream_processors.chunks import Chunk, events_of, largest, promote, promoted
+from trailweave.stream_processors.chunks import (
+    Chunk,
+    events_of,
+    largest,
+    number_of,
+    promote,
+    promoted,
+)
 from trailweave.stream_processors.closing import close
 from trailweave.stream_processors.lanes import Lane, Metadata, Turn
 from trailweave.stream_processors.rules import RULES
@@ -57,6 +64,7 @@ HUGE: Final = 1 << 40
 Place = tuple[int, int]
 Stored = tuple[int, bytes, bytes]
 Headers = dict[str, bytes]
+Offsets = list[tuple[str, int, str | None]]
 
 
 class WrongError(AssertionError):
@@ -79,6 +87,7 @@ class Rules:
     fold_again_what_came_since: bool = True
     delete_chunks_at_the_close: bool = True
     heed_the_cuts_of_chunks: bool = True
+    hold_the_offsets_against_the_records: bool = True
 
 
 @cache
@@ -118,14 +127,17 @@ class Broker:
     sessions: list[Headers | None] = field(default_factory=list)
     #: The chunks that a compaction leaves at least.
     chunks: dict[bytes, Record] = field(default_factory=dict)
-    committed: list[tuple[str, int, str | None]] = field(
-        default_factory=lambda: [(topic, -1, None) for topic in TOPICS]
-    )
+    committed: Offsets = field(default_factory=lambda: [(topic, -1, None) for topic in TOPICS])
     taken: Counter[Place] = field(default_factory=Counter)
     evidence: set[Place] = field(default_factory=set)
     now_ms: int = 1
     #: What a recovery has to bring back: the lane as the last commit left it.
     after: tuple[object, ...] | None = None
+    #: Offsets of earlier commits and what each left: a broker that comes back may answer with them.
+    older: list[tuple[Offsets, tuple[object, ...] | None]] = field(default_factory=list)
+    #: Dead letters of no session, and whether older offsets were believed once: they come twice.
+    alone: set[Place] = field(default_factory=set)
+    went_back: bool = False
 
 
 Sessions = dict[bytes, tuple[object, ...]]
@@ -190,7 +202,7 @@ class Run:
             return
         key = self.chance.choice(list(self.lane.sessions))
         cut = [HUGE] * len(TOPICS)
-        headers = dict(recovery.session_headers("open", 1, key, cut))
+        headers = dict(recovery.session_headers("open", self.lane.committed_number, key, cut))
         if self.chance.random() < 0.5:
             headers = {**headers, "w": b"reassess", "kind": b"chain"}
         self.broker.sessions += [headers, None]
@@ -342,7 +354,9 @@ class Run:
             for session, kind in work.closed
         ]
         broker.sessions.append(None)
+        broker.older.append((broker.committed, broker.after))
         broker.committed = work.offsets
+        broker.alone |= {(refused.topic, refused.offset) for refused in work.turn.refused}
         broker.chunks |= {key: stored_chunk(chunk) for _, (key, chunk) in work.promoted}
         if self.rules.delete_chunks_at_the_close:
             for key in (key for session, _ in work.closed for key in session.chunks):
@@ -373,10 +387,18 @@ class Run:
         self.lane.committed(work.turn, 0)
         return True
 
-    # --- recovery, as `JoinWorker._recover` does it ---
+    # --- recovery, as `LaneRecovery` does it ---
 
     def recovered(self) -> Lane:
+        if self.broker.older and self.chance.random() < 0.1:
+            older, after = self.chance.choice(self.broker.older)
+            point = recovery.checkpoint(0, older)
+            if not self.rules.hold_the_offsets_against_the_records or self.agrees(point):
+                self.broker.committed, self.broker.after = older, after
+                self.broker.went_back = True
         point = recovery.checkpoint(0, self.broker.committed)
+        if not self.agrees(point) and self.rules.hold_the_offsets_against_the_records:
+            raise WrongError("the offsets of the last commit are not believed")
         end = len(self.broker.sessions)
         if point is None:
             return Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER, sessions_end=end)
@@ -391,6 +413,17 @@ class Run:
         if self.broker.after is not None and after != self.broker.after:
             raise WrongError("the recovery is not the state of the last commit")
         return lane
+
+    def agrees(self, point: recovery.Checkpoint | None) -> bool:
+        """Whether no record is newer than the offsets."""
+        records = self.broker.sessions[point.sessions_from if point else 0 :]
+        numbers = recovery.numbers_of(headers for headers in records if headers is not None)
+        newest = max((0, *numbers, *map(number_of, self.broker.chunks)))
+        try:
+            recovery.check_newest(0, "group", point, newest)
+        except recovery.OffsetsError:
+            return False
+        return True
 
     def chunks(self) -> list[tuple[bytes, int, Record]]:
         """Live chunks in the log's order."""
@@ -447,6 +480,8 @@ class Run:
         for topic, log in enumerate(self.broker.inputs):
             for offset, record in enumerate(log):
                 times = self.broker.taken[topic, offset]
+                if times > 1 and self.broker.went_back and (topic, offset) in self.broker.alone:
+                    continue
                 if times != (record is not None):
                     raise WrongError(f"{TOPICS[topic]} {offset} was taken {times} times")
 
@@ -539,6 +574,7 @@ SHORTCUTS: Final = {
     "what came while a session was away is forgotten": Rules(fold_again_what_came_since=False),
     "chunks outlive their session": Rules(delete_chunks_at_the_close=False),
     "what is in a chunk is read again": Rules(heed_the_cuts_of_chunks=False),
+    "older offsets are believed": Rules(hold_the_offsets_against_the_records=False),
 }
 
 
