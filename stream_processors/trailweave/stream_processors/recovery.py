@@ -3,6 +3,7 @@
 `lane_reader` reads them from Kafka; `lane_recovery` puts a lane back together from both.
 """
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,8 +70,7 @@ def checkpoint(lane: int, committed: Sequence[tuple[str, int, str | None]]) -> C
 def check_newest(lane: int, group: str, point: Checkpoint | None, newest: int) -> None:
     """Raise `OffsetsError` when records are of a newer transaction than the offsets.
 
-    From older offsets on, what was folded since would be folded again behind the cuts. A newer
-    transaction that wrote no record goes unnoticed: it took nothing for good.
+    A newer transaction that wrote no record goes unnoticed: it took nothing for good.
     """
     if point is None and newest:
         raise OffsetsError(
@@ -82,6 +82,20 @@ def check_newest(lane: int, group: str, point: Checkpoint | None, newest: int) -
             f"lane {lane}: the committed offsets of {group} are those of transaction"
             f" {point.number}, though there are records of {newest}; restore the group's offsets"
         )
+
+
+def check_cuts(lane: int, point: Checkpoint, cuts: Iterable[Sequence[int]]) -> None:
+    """Raise `OffsetsError` when records took events that the offsets say are still to be read.
+
+    Those would be taken twice. Numbers alone don't tell: that of a transaction which wrote no
+    record may have been used again.
+    """
+    for cut in cuts:
+        if any(map(operator.gt, cut, point.positions)):
+            raise OffsetsError(
+                f"lane {lane}: records took events up to {list(cut)}, though the committed offsets"
+                f" are {list(point.positions)}; restore the group's offsets"
+            )
 
 
 def numbers_of(records: Iterable[Mapping[str, bytes]]) -> Iterator[int]:
@@ -114,10 +128,12 @@ def replay(
     `headers` are those of the sessions records from `point.sessions_from` on; `found` are the
     chunks that were not deleted, of which memory takes about `bytes_max`; `events` are the
     arguments of `Lane.refold` for each topic's records from its low up to its position, in order.
+    Raises `OffsetsError` when the point is not the last commit's.
     """
     lane.number = lane.committed_number = point.number
     lane.cuts = cuts_of(headers)
     chunks.restore(lane, found, bytes_max)
+    check_cuts(lane.index, point, lane.cuts.values())
     lane.restored(point.sessions_from)
     for event in events:
         lane.refold(*event)
