@@ -5,6 +5,7 @@
 #                a real ClickHouse (ARGS="-k word" for some)
 #   make check   lint, format, types, and the rules of tests/test_tidy.py
 #   make bench   throughput on this machine          make soak    the long tests
+#   make bench-peers   beside other stream processors; delays, growth, recovery: docs/benchmarks.md
 #   make lock    renew the locks (needs the network) make clean   remove what make made
 
 VENV := .venv
@@ -21,7 +22,7 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --py
 	--extra local --extra server --extra registry --extra watch \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test check bench soak lock clean
+.PHONY: demo test check bench bench-peers soak lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/trailweave demo $(ARGS)
@@ -33,7 +34,8 @@ ifdef ARGS
 else
 	@status=0; \
 	$(BIN)/python -m pytest tests/unit --quiet --numprocesses=2 || status=$$?; \
-	$(BIN)/python -m pytest tests --ignore=tests/unit --durations=10 || status=$$?; \
+	$(BIN)/python -m pytest tests --ignore=tests/unit --quiet --durations=10 \
+		--numprocesses=2 --dist=loadfile || status=$$?; \
 	exit $$status
 endif
 
@@ -47,8 +49,12 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
+bench-peers: $(VENV)/.dev .venv-peers/.ready
+	@$(BIN)/python -m tests.benchmarks.slow $(ARGS)
+
 soak: $(VENV)/.dev
-	@$(BIN)/python -m pytest tests -m "soak or hypothesis" --hypothesis-profile=thorough $(ARGS)
+	@$(BIN)/python -m pytest tests -m "soak or hypothesis or simulation" \
+		--hypothesis-profile=thorough $(ARGS)
 
 # Versions and hashes only, no host names: where packages come from is every machine's own setting.
 lock: | $(BIN)/python
@@ -58,7 +64,7 @@ lock: | $(BIN)/python
 	@$(COMPILE) --upgrade --group dev --constraint requirements.lock -o requirements-dev.lock
 
 clean:
-	@rm -rf $(VENV) .venv-lock .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	@rm -rf $(VENV) .venv-lock .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
 	@find $(ROOMS) tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is newer than what it was made from, so a second run of any target installs nothing.
@@ -75,6 +81,16 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@# Compiles what tests import once, here, and not in two processes of the first run at a time.
 	@$(BIN)/python -m pytest tests/unit --collect-only -qq >/dev/null 2>&1 || :
 	@touch $@ $(VENV)/.runtime
+
+# An environment of their own: the peers need other versions of what we need. Without them the rest
+# is measured all the same, and the table says what was not.
+PEERS := tests/benchmarks/programs/requirements.lock
+.venv-peers/.ready: $(PEERS) | $(BIN)/python
+	@echo "setting up .venv-peers, once" >&2
+	@$(BIN)/python -m venv .venv-peers
+	@if .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		--only-binary :all: --require-hashes -r $(PEERS); then touch $@; \
+	else echo "couldn't install the peers: they will not be measured" >&2; fi
 
 $(BIN)/python:
 	@for python in $(PYTHONS); do \

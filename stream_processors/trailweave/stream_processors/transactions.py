@@ -30,9 +30,7 @@ TRANSACTION_TIMEOUT_S: Final = 20
 #: How often a commit whose outcome is not known looks whether the worker is to stop.
 COMMIT_POLL_S: Final = 1.0
 #: A group coordinator that answers does so in milliseconds; the transaction outlives this.
-OFFSETS_TIMEOUT_S: Final = 10.0
-
-#: Another process took our place in the group, or our transactional id.
+OFFSETS_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""`make bench-peers`: the slow comparisons. Prints tables, writes a JSON result.
+
+`peers`: the same join by other stream processors. `loads`: our load beside ClickHouse's own Kafka
+engine. `delays`: from the last event to the queryable chain. `growth`: more events, more
+partitions. `recovery`: SIGKILL of the join with many events in open sessions.
+
+Machines are noisy and shared: compare what stands in one table, and see the load average beside it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import delays, feed, growth, loads, peers, recovery, report
+from tests.benchmarks.peers import WrongError
+from tests.benchmarks.run import consume, note
+
+PER_TRACE = 12
+PARTITIONS = 4
+#: Sizes of `growth`, in events at four partitions, and in partitions at the number of events.
+EVENTS = (100_000, 1_000_000)
+LANES = (1, 4, 16)
+LANES_EVENTS = 200_000
+RATES = (1_000, 2_500, 5_000, 10_000, 15_000, 20_000, 30_000, 40_000, 60_000)
+
+
+def measure_peers(options: argparse.Namespace) -> dict[str, Any]:
+    """Every program on the same events, plain consuming before and after."""
+    with feed.engines(PARTITIONS) as both:
+        address = both.kafka.address
+        sent = feed.produce(address, feed.sessions(options.traces, PER_TRACE))
+        field = peers.Field(address, both.kafka.pid, sent, PER_TRACE, options.carry, PARTITIONS)
+        before = consume(address, field.total, "bench-before")
+        found = []
+        for peer in peers.peers():
+            found.append(peers.measure(peer, field))
+            note(f"{found[-1]}")
+        after = consume(address, field.total, "bench-after")
+    return {
+        "events": field.total,
+        "carry": options.carry,
+        "consume_per_s": (before + after) / 2,
+        "peers": [figures.as_dict() for figures in found],
+    }
+
+
+def measure_loads(options: argparse.Namespace) -> dict[str, Any]:
+    """Our load and ClickHouse's engine."""
+    found = loads.measure(options.traces, PER_TRACE, PARTITIONS)
+    events = options.traces * PER_TRACE
+    return {"events": events, "loads": [figures.as_dict() for figures in found]}
+
+
+def measure_delays(options: argparse.Namespace) -> dict[str, Any]:
+    """Rates until one is too high."""
+    found = delays.measure(RATES, options.seconds, PER_TRACE)
+    return {"seconds": options.seconds, "rates": [delay.as_dict() for delay in found]}
+
+
+def measure_growth(options: argparse.Namespace) -> dict[str, Any]:
+    """More events, then more partitions."""
+    sizes = [(events, PARTITIONS) for events in (*EVENTS, *(10_000_000,) * options.huge)]
+    sizes += [(LANES_EVENTS, lanes) for lanes in LANES]
+    found = []
+    for events, lanes in sizes:
+        found.append(growth.measure(events // PER_TRACE, PER_TRACE, lanes))
+        note(f"{found[-1]}")
+    return {"sizes": [size.as_dict() for size in found]}
+
+
+def measure_recovery(options: argparse.Namespace) -> dict[str, Any]:
+    """One kill for each number of events in open sessions."""
+    found = [recovery.measure(held, PER_TRACE) for held in options.held]
+    return {"kills": [kill.as_dict() for kill in found]}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "peers": measure_peers,
+    "loads": measure_loads,
+    "delays": measure_delays,
+    "growth": measure_growth,
+    "recovery": measure_recovery,
+}
+
+
+def main() -> int:
+    """The command; its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--traces", type=int, default=30_000, help="of peers and loads")
+    parser.add_argument("--carry", choices=("bytes", "ids"), default="bytes")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each rate of delays")
+    parser.add_argument("--held", type=int, nargs="+", default=[100_000], help="of recovery")
+    parser.add_argument("--huge", action="store_true", help="growth up to 10,000,000 events")
+    parser.add_argument("--out", type=Path, default=Path("build/bench-peers.json"))
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    # Parts that are not measured anew stay: each says for itself how busy the machine was.
+    result = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+    cores = len(os.sched_getaffinity(0))
+    machine = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}"
+    wrong = 0
+    for part in options.only:
+        note(f"measuring {part}")
+        before = os.getloadavg()[0]
+        try:
+            found = PARTS[part](options)
+        except WrongError as error:
+            note(f"couldn't measure {part}: {error}")
+            wrong = 1
+            continue
+        loaded = {"load_before": before, "load_after": os.getloadavg()[0], "machine": machine}
+        result[part] = found | loaded
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print("\n".join(report.table(part, result[part])), flush=True)  # noqa: T201 - a command
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())
