@@ -49,7 +49,7 @@ from tests.unit.sinks.load_world import (
 
 pytestmark = pytest.mark.simulation
 
-SEEDS: Final = 8 * settings().max_examples
+SEEDS: Final = 6 * settings().max_examples
 #: Each rule switched off must be caught within so many runs.
 CONTROL_SEEDS: Final = 20 * settings().max_examples
 ROUNDS: Final = 3

@@ -25,7 +25,7 @@ from tests.unit.stream_processors.test_recovery_model import (
 
 pytestmark = pytest.mark.simulation
 
-SEEDS: Final = 2 * settings().max_examples
+SEEDS: Final = settings().max_examples
 CONTROL_SEEDS: Final = 6 * settings().max_examples
 ROUNDS: Final = 20
 LANES: Final = 2

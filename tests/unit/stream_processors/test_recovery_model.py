@@ -51,7 +51,7 @@ from tests.unit.stream_processors.builders import (
 
 pytestmark = pytest.mark.simulation
 
-SEEDS: Final = 6 * settings().max_examples
+SEEDS: Final = 4 * settings().max_examples
 #: Each rule switched off must be caught within so many runs.
 CONTROL_SEEDS: Final = 6 * settings().max_examples
 ROUNDS: Final = 12
