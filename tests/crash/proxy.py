@@ -116,6 +116,10 @@ class Proxy(ABC):
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
+            for loss in lost.values():
+                if not loss.hit.is_set():
+                    # Its client was killed before the reply came: the next one's is lost.
+                    self._armed = loss
 
     async def _requests(self, reader: Reader, upstream: Writer, lost: dict[int, Loss]) -> None:
         while piece := await self._read(reader):
