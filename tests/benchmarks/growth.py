@@ -3,8 +3,7 @@
 Each beside plain consuming of the same topics, right before: the machine's own speed of the moment.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tests.benchmarks import feed, peers
 from tests.benchmarks.run import consume
@@ -18,10 +17,6 @@ class Size:
     partitions: int
     consume_per_s: float
     join: peers.Figures
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the JSON result."""
-        return asdict(self)
 
 
 def measure(traces: int, per_trace: int, partitions: int) -> Size:

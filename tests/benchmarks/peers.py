@@ -15,9 +15,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from confluent_kafka import Consumer, Message
 from confluent_kafka.admin import AdminClient
@@ -55,10 +55,6 @@ class Figures:
     broker_cpu_us: float = 0.0
     peak_mb: float = 0.0
     why_not: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the JSON result."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

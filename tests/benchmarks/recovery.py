@@ -8,7 +8,7 @@ sent, and every session has to be one complete chain with all its events.
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,10 +37,6 @@ class Recovery:
     cpu_s: float = 0.0
     peak_mb: float = 0.0
     why_not: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the JSON result."""
-        return asdict(self)
 
 
 def measure(held: int, per_trace: int, partitions: int = 4) -> Recovery:

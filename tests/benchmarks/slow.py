@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def measure_peers(options: argparse.Namespace) -> dict[str, Any]:
         "events": field.total,
         "carry": options.carry,
         "consume_per_s": (before + after) / 2,
-        "peers": [figures.as_dict() for figures in found],
+        "peers": [asdict(figures) for figures in found],
     }
 
 
@@ -53,7 +54,7 @@ def measure_loads(options: argparse.Namespace) -> dict[str, Any]:
     """Our load and ClickHouse's engine."""
     found = loads.measure(options.traces, PER_TRACE, PARTITIONS)
     events = options.traces * PER_TRACE
-    return {"events": events, "loads": [figures.as_dict() for figures in found]}
+    return {"events": events, "loads": [asdict(figures) for figures in found]}
 
 
 def measure_delays(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,13 +71,13 @@ def measure_growth(options: argparse.Namespace) -> dict[str, Any]:
     for events, lanes in sizes:
         found.append(growth.measure(events // PER_TRACE, PER_TRACE, lanes))
         note(f"{found[-1]}")
-    return {"sizes": [size.as_dict() for size in found]}
+    return {"sizes": [asdict(size) for size in found]}
 
 
 def measure_recovery(options: argparse.Namespace) -> dict[str, Any]:
     """One kill for each number of events in open sessions."""
     found = [recovery.measure(held, PER_TRACE) for held in options.held]
-    return {"kills": [kill.as_dict() for kill in found]}
+    return {"kills": [asdict(kill) for kill in found]}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

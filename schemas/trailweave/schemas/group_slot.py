@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 from trailweave.schemas.errors import Fatal, Retryable
 
+#: A question to the broker that takes longer is given up, and asked again later.
 REQUEST_TIMEOUT_S: Final = 10.0
 #: librdkafka keeps no timeout when the group's coordinator was missing from the metadata for a
 #: moment, as while a broker starts: it never answers then.

@@ -23,7 +23,12 @@ from confluent_kafka.admin import AdminClient
 from trailweave.schemas import events
 from trailweave.schemas.client_log import client_log
 from trailweave.schemas.errors import Fatal, Retryable
-from trailweave.schemas.group_slot import ANSWER_TIMEOUT_S, GroupSlot, connection_settings
+from trailweave.schemas.group_slot import (
+    ANSWER_TIMEOUT_S,
+    REQUEST_TIMEOUT_S,
+    GroupSlot,
+    connection_settings,
+)
 from trailweave.sinks.load_build import Source
 from trailweave.sinks.load_plan import resume
 from trailweave.sinks.load_ranges import Start
@@ -41,9 +46,6 @@ TOPICS: Final = (
     events.HEARTBEATS_TOPIC,
     events.DEAD_LETTERS_TOPIC,
 )
-
-#: A question to the broker that takes longer is given up, and asked again later.
-REQUEST_TIMEOUT_S: Final = 10.0
 
 #: Somebody else has the partition, or the group is about to say who has it.
 _LOST: Final = {

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from trailweave.schemas import events
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
-from trailweave.sinks.load_build import Insert
+from trailweave.sinks.load_build import DAY_MS, Insert
 from trailweave.sinks.load_job import Job
 from trailweave.sinks.load_plan import Place, Step, decide, halves, part_token, token
 from trailweave.sinks.metrics import LoadMetrics
@@ -29,7 +29,6 @@ REFUSED_MAX: Final = 100
 #: The same where every row of an insert is refused: so many may be bad ones by chance.
 ALL_REFUSED_MAX: Final = 10
 
-_DAY_MS: Final = 86_400_000
 _TABLES_OF: Final = {
     events.SESSIONS_TOPIC: ("chains", "handles"),
     events.FINDINGS_TOPIC: ("findings",),
@@ -87,7 +86,7 @@ class Inserter:
     ) -> None:
         self._store = store
         self._metrics = metrics
-        self._keep_ms = keep_days * _DAY_MS
+        self._keep_ms = keep_days * DAY_MS
         self._monotonic = monotonic
         self._now_s = now_s
 
@@ -219,7 +218,7 @@ class Inserter:
         table = insert.layout.table
         # Rows past their retention may vanish at once.
         oldest_ms = min(record.recorded_at for record in job.records)
-        if oldest_ms < self._now_s() * 1000 - self._keep_ms + _DAY_MS:
+        if oldest_ms < self._now_s() * 1000 - self._keep_ms + DAY_MS:
             log.warning("%d rows of %s are past the retention of %s", missing, where, table)
             return
         raise Fatal(

@@ -256,9 +256,7 @@ class JoinWorker:
         if self._rebalanced:
             for error in filter(None, (message.error() for message in messages)):
                 # It comes once, together with the revocation.
-                problem = lane_reader.kafka_error("read events", error)
-                if isinstance(problem, lane_reader.FencedError):
-                    raise problem
+                lane_reader.raise_if_fenced("read events", error)
             return 0  # of whichever assignment they are: the rebuild reads them again
         folded = self._fold(messages)
         self._closers.expect(folded)

@@ -132,6 +132,13 @@ _FATAL_CODES: Final = {
 }
 
 
+def raise_if_fenced(what: str, error: KafkaError) -> None:
+    """Raise `FencedError` if that is what the error says."""
+    problem = kafka_error(what, error)
+    if isinstance(problem, FencedError):
+        raise problem
+
+
 def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
     """Log start and high watermark, as the broker says now."""
     low, high = translated(

@@ -120,9 +120,7 @@ class Transactions:
                 raise Retryable(f"couldn't produce: {error}") from error
             if not committing and not reason.fatal():
                 self._abort()
-            problem = lane_reader.kafka_error("commit a batch", reason)
-            if isinstance(problem, lane_reader.FencedError):
-                raise problem from error
+            lane_reader.raise_if_fenced("commit a batch", reason)
             raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
         return self._delivered
 
