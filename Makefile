@@ -1,10 +1,12 @@
 # The whole workflow; every target sets itself up. A machine needs make and Python 3.11 to 3.14.
 #
 #   make demo    everything embedded, a simulated fleet, and what was found in its record
-#   make test    all tests: first those without I/O, in seconds, then those against a real Kafka and
-#                a real ClickHouse (ARGS="-k word" for some)
+#   make test    all tests: first those without I/O, in seconds, then the simulations, then those
+#                against a real Kafka and a real ClickHouse (ARGS="-k word" for some)
 #   make check   lint, format, types, and the rules of tests/test_tidy.py
 #   make bench   throughput on this machine          make soak    the long tests
+#   make wheel   a wheel into dist/ with the hot path compiled (needs a C compiler)
+#   make test-compiled   the tests without I/O, and the simulations, on what that wheel holds
 #   make bench-peers   beside other stream processors; delays, growth, recovery: docs/benchmarks.md
 #   make lock    renew the locks (needs the network) make clean   remove what make made
 
@@ -22,18 +24,25 @@ COMPILE := .venv-lock/bin/uv pip compile --quiet pyproject.toml --universal --py
 	--extra local --extra server --extra registry --extra watch \
 	--generate-hashes --no-emit-index-url --no-annotate --no-header
 
-.PHONY: demo test check bench bench-peers soak lock clean
+# The hot path compiled, as the wheel ships it: what is measured is what runs in production.
+COMPILED := build/compiled
+WHEEL := TRAILWEAVE_COMPILE=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	--no-deps --no-build-isolation
+
+.PHONY: demo test test-compiled check bench bench-peers soak wheel lock clean
 
 demo: $(VENV)/.runtime
 	@$(BIN)/trailweave demo $(ARGS)
 
-# Both parts, even if the first fails.
+# All parts, even if one fails.
 test: $(VENV)/.dev
 ifdef ARGS
 	@$(BIN)/python -m pytest tests $(ARGS)
 else
 	@status=0; \
-	$(BIN)/python -m pytest tests/unit --quiet --numprocesses=2 || status=$$?; \
+	$(BIN)/python -m pytest tests/unit -m "not soak and not simulation" --quiet \
+		--numprocesses=2 || status=$$?; \
+	$(BIN)/python -m pytest tests/unit -m simulation --quiet --numprocesses=2 || status=$$?; \
 	$(BIN)/python -m pytest tests --ignore=tests/unit --quiet --durations=10 \
 		--numprocesses=2 --dist=loadfile || status=$$?; \
 	exit $$status
@@ -46,11 +55,17 @@ check: $(VENV)/.dev
 	@$(BIN)/mypy --no-error-summary $(ROOMS) tests
 	@$(BIN)/python -m pytest --quiet tests/test_tidy.py
 
-bench: $(VENV)/.dev
-	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+bench: $(VENV)/.dev $(COMPILED)/.ready
+	@PYTHONPATH=$(COMPILED) $(BIN)/python -m tests.benchmarks.run $(ARGS)
 
-bench-peers: $(VENV)/.dev .venv-peers/.ready
-	@$(BIN)/python -m tests.benchmarks.slow $(ARGS)
+bench-peers: $(VENV)/.dev $(COMPILED)/.ready .venv-peers/.ready
+	@PYTHONPATH=$(COMPILED) $(BIN)/python -m tests.benchmarks.slow $(ARGS)
+
+test-compiled: $(VENV)/.dev $(COMPILED)/.ready
+	@PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest tests/unit -m "not soak" --quiet --numprocesses=2
+
+wheel: $(VENV)/.dev
+	@$(WHEEL) --wheel-dir dist .
 
 soak: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests -m "soak or hypothesis or simulation" \
@@ -81,6 +96,16 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@# Compiles what tests import once, here, and not in two processes of the first run at a time.
 	@$(BIN)/python -m pytest tests/unit --collect-only -qq >/dev/null 2>&1 || :
 	@touch $@ $(VENV)/.runtime
+
+# Without a C compiler everything runs as it is, and the benchmarks say so.
+$(COMPILED)/.ready: deploy/wheel/compile_hook.py $(shell find $(ROOMS) -name '*.py' -o -name '*.avsc') \
+		| $(VENV)/.dev
+	@echo "compiling the hot path" >&2
+	@rm -rf build/wheel $(COMPILED) && mkdir -p build/wheel $(COMPILED)
+	@if $(WHEEL) --wheel-dir build/wheel . >build/compile.log 2>&1; \
+	then $(BIN)/python -m zipfile -e build/wheel/*.whl $(COMPILED); \
+	else echo "couldn't compile, build/compile.log says why: going on without" >&2; fi
+	@touch $@
 
 # An environment of their own: the peers need other versions of what we need. Without them the rest
 # is measured all the same, and the table says what was not.

@@ -15,9 +15,9 @@ from typing import Any, Final
 from trailweave.sinks import clickhouse
 
 from tests.benchmarks import feed
-from tests.benchmarks.loads import environment, rows
+from tests.benchmarks.loads import rows
 from tests.benchmarks.peers import WrongError
-from tests.benchmarks.run import _worker as start_worker
+from tests.benchmarks.workers import workers
 
 #: How often a query looks for new chains: delays are exact to this.
 LOOK_S: Final = 0.05
@@ -90,8 +90,7 @@ class _Looker:
 def measure(rates: Sequence[float], seconds: float, per_trace: int) -> list[Delay]:
     """One rate after the other, up to and with the first that is too high."""
     found: list[Delay] = []
-    with feed.engines(4) as both:
-        workers = [start_worker(name, environment(both)) for name in ("join", "load")]
+    with feed.engines(4) as both, workers(both, "join", "load"):
         looker = _Looker(both.clickhouse.dsn)
         client = clickhouse.connect(both.clickhouse.dsn)
         try:
@@ -105,10 +104,6 @@ def measure(rates: Sequence[float], seconds: float, per_trace: int) -> list[Dela
         finally:
             looker.close()
             client.close()
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.wait(60)
     return found
 
 

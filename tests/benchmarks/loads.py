@@ -7,7 +7,6 @@ that of the worker, where there is one, and of ClickHouse.
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from trailweave.sinks.tables import PROFILES
 from tests.benchmarks import feed
 from tests.benchmarks.peers import Figures, NotRunError, WrongError
 from tests.benchmarks.processes import Watch
-from tests.benchmarks.run import _worker as start_worker
+from tests.benchmarks.workers import EndedError, workers
 
 TOPIC: Final = "bench.confluent"
 POLL_S: Final = 0.05
@@ -69,23 +68,12 @@ def measure(traces: int, per_trace: int, partitions: int) -> list[Figures]:
 
 def _ours(both: LocalEngines, total: int) -> Figures:
     name = "Trailweave load, exactly once"
-    worker = start_worker("load", environment(both))
     try:
-        pids = {"worker": worker.pid, "clickhouse": both.clickhouse.pid}
-        return _rate(name, both.clickhouse.dsn, total, pids)
-    except WrongError as error:
+        with workers(both, "load") as pids:
+            pids |= {"clickhouse": both.clickhouse.pid}
+            return _rate(name, both.clickhouse.dsn, total, pids)
+    except (WrongError, EndedError) as error:
         return Figures(name, why_not=f"does not count: {error}")
-    finally:
-        worker.terminate()
-        try:
-            worker.wait(30)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-
-
-def environment(both: LocalEngines) -> dict[str, str]:
-    """Where a worker finds the engines."""
-    return {"TRAILWEAVE_KAFKA": both.kafka.address, "TRAILWEAVE_CLICKHOUSE": both.clickhouse.dsn}
 
 
 def _engine(both: LocalEngines, traces: int, per_trace: int, partitions: int) -> Figures:

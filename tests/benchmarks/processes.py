@@ -68,7 +68,7 @@ class Watch:
             if spent:  # a tree that has ended tells nothing more
                 usage.cpu.append((time.time(), spent))
             if memory:
-                usage.peak_bytes = max(usage.peak_bytes, sum(map(_memory_bytes, pids)))
+                usage.peak_bytes = max(usage.peak_bytes, sum(map(memory_bytes, pids)))
 
 
 def tree(pid: int) -> Iterator[int]:
@@ -93,7 +93,7 @@ def _cpu_s(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICKS_PER_S
 
 
-def _memory_bytes(pid: int) -> int:
+def memory_bytes(pid: int) -> int:
     """Proportional set size: pages that several processes share count once in all."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()

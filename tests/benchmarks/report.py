@@ -101,12 +101,23 @@ def _recovery(result: Json) -> Table:
     return head, rows
 
 
+def _memory(result: Json) -> Table:
+    head = ("MB, mean of each quarter", "first", "second", "third", "last", "last of second")
+    rows = []
+    for one in result["programs"]:
+        quarters = one["quarters"]
+        cells = (f"{size:,.0f}" for size in quarters)
+        rows.append((one["name"], *cells, f"{quarters[3] / quarters[1]:.2f}"))
+    return head, rows
+
+
 _TABLES: dict[str, Callable[[Json], Table]] = {
     "peers": _peers,
     "loads": _loads,
     "delays": _delays,
     "growth": _growth,
     "recovery": _recovery,
+    "memory": _memory,
 }
 
 

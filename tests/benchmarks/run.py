@@ -12,12 +12,12 @@ import json
 import os
 import platform
 import resource
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from rich.table import Table
 from trailweave.deploy.fleet.send import FleetProducer
 from trailweave.deploy.fleet.synthetic import EVENTS_PER_TRACE_MIN, synthetic_events
 from trailweave.deploy.local.engines import LocalEngines
-from trailweave.deploy.settings import Join, read_settings
+from trailweave.deploy.settings import Join, Load, read_settings
 from trailweave.deploy.topics import apply_topics
 from trailweave.producers.recorder import Recorder
 from trailweave.producers.transport import Counts, Producer
@@ -35,14 +35,22 @@ from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder
 from trailweave.sinks import clickhouse
 from trailweave.sinks.load import LoadSettings, LoadWorker
-from trailweave.sinks.load_build import Builder, Record, Source
+from trailweave.sinks.load_build import Builder, Insert, Record, Source
 from trailweave.sinks.tables import PROFILES
+from trailweave.stream_processors import verdict
 from trailweave.stream_processors.closers import rare_collections
 from trailweave.stream_processors.join import JoinSettings, JoinWorker
 from trailweave.stream_processors.session import ClosingTimes
 
+from tests.benchmarks.rules import rules_us
+from tests.benchmarks.workers import workers
+from tests.integration.join_kafka import until
+
 TIMES = ClosingTimes(grace_ms=2_000, idle_ms=5_000)
+#: How often the rows are counted: that is work for ClickHouse as well.
 POLL_S = 0.1
+#: The whole pipeline needs seconds.
+PATIENCE_S = 600.0
 #: Rows of one ready-made container, as the load worker makes them.
 ROWS = 50_000
 
@@ -148,6 +156,11 @@ def join(address: str, total: int) -> tuple[float, float]:
     return (folded - first) / seconds, spent / (folded - first) * 1e6
 
 
+def hot_path() -> str:
+    """Whether what is measured is what a wheel holds, or the sources."""
+    return "not compiled" if verdict.__file__.endswith(".py") else "compiled"
+
+
 def held(worker: JoinWorker) -> int:
     """Events in open sessions."""
     return sum(lane.held() for lane in worker.lanes.values())
@@ -216,28 +229,44 @@ def _count(client: Any, table: str) -> int:
         raise
 
 
-def clickhouse_alone(address: str, dsn: str, total: int) -> float:
-    """Rows per second at which ClickHouse takes the same rows from ready-made containers."""
-    client = clickhouse.connect(dsn)
-    client.command("CREATE DATABASE alone")
-    own = dsn.rpartition("/")[0] + "/alone"
-    other = clickhouse.connect(own)
-    clickhouse.apply_tables(other, PROFILES["ai_act"])
-    containers = []
+def clickhouse_alone(address: str, dsn: str, total: int) -> list[float]:
+    """Rows per second at which ClickHouse takes the same rows from ready-made containers.
+
+    By the number of inserts at once: one, and as many as the load worker has.
+    """
+    inserts: list[Insert] = []
     builder = Builder()
     for (topic, partition), records in _records(address, total).items():
         source = Source(topic, "11111111-2222-3333-4444-555555555555", partition)
         for at in range(0, len(records), ROWS):
-            containers += builder.build(source, records[at : at + ROWS]).inserts
-    store = clickhouse.Store(own, 300.0)
-    began = time.perf_counter()
-    for number, insert in enumerate(containers):
-        store.insert(insert.layout, insert.pieces, f"bench-{number}")
-    seconds = time.perf_counter() - began
-    assert _count(other, "events") == total
-    for each in (store, client, other):
-        each.close()
-    return total / seconds
+            inserts += builder.build(source, records[at : at + ROWS]).inserts
+    rates = []
+    with closing(clickhouse.connect(dsn)) as client:
+        for at_once in (1, Load().inserts_at_once):
+            client.command(f"CREATE DATABASE alone_{at_once}")
+            own = f"{dsn.rpartition('/')[0]}/alone_{at_once}"
+            with closing(clickhouse.connect(own)) as other:
+                clickhouse.apply_tables(other, PROFILES["ai_act"])
+                rates.append(total / _insert_all(inserts, own, at_once))
+                assert _count(other, "events") == total
+    return rates
+
+
+def _insert_all(inserts: list[Insert], dsn: str, at_once: int) -> float:
+    """Seconds for all of them, so many at a time."""
+    waiting = iter(enumerate(inserts))
+
+    def work(store: clickhouse.Store) -> None:
+        for number, insert in waiting:  # shared: `next` of an enumeration is one step for threads
+            store.insert(insert.layout, insert.pieces, f"bench-{number}")
+
+    with ExitStack() as stack, ThreadPoolExecutor(at_once) as threads:
+        stores = [clickhouse.Store(dsn, 300.0) for _ in range(at_once)]
+        for store in stores:
+            stack.callback(store.close)
+        began = time.perf_counter()
+        list(threads.map(work, stores))
+        return time.perf_counter() - began
 
 
 def _records(address: str, total: int) -> dict[tuple[str, int], list[Record]]:
@@ -264,37 +293,26 @@ def end_to_end(traces: int, per_trace: int) -> tuple[float, float]:
     Join and load run as processes of their own, started when the events are there; their start is
     part of the time.
     """
-    with engines() as (_, address, dsn):
+    with engines() as (both, address, dsn):
         total = produce(address, traces, per_trace)
         client = clickhouse.connect(dsn)
-        environment = {"TRAILWEAVE_KAFKA": address, "TRAILWEAVE_CLICKHOUSE": dsn}
         began = time.perf_counter()
-        workers = [_worker("join", environment), _worker("load", environment)]
-        try:
-            while _count(client, "events") < total or _count(client, "chains") < traces:
-                time.sleep(POLL_S)
-                assert all(worker.poll() is None for worker in workers), "a worker ended"
+        with closing(client), workers(both, "join", "load"):
+            there = until(
+                lambda: _count(client, "events") == total and _count(client, "chains") == traces,
+                PATIENCE_S,
+            )
             seconds = time.perf_counter() - began
-        finally:
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.wait(30)
-            client.close()
+            assert there, f"after {seconds:.0f} s not all of {total:,} events are there"
     return total / seconds, seconds
-
-
-def _worker(name: str, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "trailweave.deploy.cli", name]
-    return subprocess.Popen(  # the same command that a platform team runs
-        command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL
-    )
 
 
 def measure(traces: int, per_trace: int) -> dict[str, Any]:
     """All figures of one run."""
     figures: dict[str, Any] = {"record_us": record_us()}
     note(f"recording costs {figures['record_us']:.1f} µs")
+    figures["rules_us"] = rules_us(per_trace)
+    note(f"all rules cost {figures['rules_us']:.1f} µs per event")
     with engines() as (_, address, dsn):
         note(f"producing {traces * per_trace:,} events")
         total = produce(address, traces, per_trace)
@@ -307,15 +325,18 @@ def measure(traces: int, per_trace: int) -> dict[str, Any]:
         figures["consume_events_per_s"] = (before + after) / 2
         note(f"loading (join: {figures['join_events_per_s']:,.0f} events/s)")
         figures["load_rows_per_s"] = load(address, dsn, total)
-        figures["clickhouse_rows_per_s"] = clickhouse_alone(address, dsn, total)
+        one, several = clickhouse_alone(address, dsn, total)
+        figures["clickhouse_one_rows_per_s"], figures["clickhouse_rows_per_s"] = one, several
     note("end to end")
     figures["end_to_end_events_per_s"], figures["end_to_end_s"] = end_to_end(traces, per_trace)
     figures["join_of_consume"] = figures["join_events_per_s"] / figures["consume_events_per_s"]
-    figures["load_of_clickhouse"] = figures["load_rows_per_s"] / figures["clickhouse_rows_per_s"]
+    loaded = figures["load_rows_per_s"]
+    figures["load_of_clickhouse_one"] = loaded / figures["clickhouse_one_rows_per_s"]
+    figures["load_of_clickhouse"] = loaded / figures["clickhouse_rows_per_s"]
     figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "events": total,
-        "machine": f"{platform.machine()}, {platform.python_version()}",
+        "machine": f"{platform.machine()}, {platform.python_version()}, {hot_path()}",
         **figures,
     }
 
@@ -326,9 +347,12 @@ ROWS_SHOWN = (
     ("join_events_per_s", "join with verdicts, exactly once", "events/s"),
     ("join_of_consume", "  of plain consume", "ratio"),
     ("join_cpu_us", "  CPU per event", "µs"),
+    ("rules_us", "  all rules, per event", "µs"),
     ("load_rows_per_s", "load into ClickHouse", "rows/s"),
-    ("clickhouse_rows_per_s", "ClickHouse alone, same rows", "rows/s"),
-    ("load_of_clickhouse", "  load of ClickHouse", "ratio"),
+    ("clickhouse_rows_per_s", "ClickHouse alone, same rows, as many inserts at once", "rows/s"),
+    ("load_of_clickhouse", "  load of that", "ratio"),
+    ("clickhouse_one_rows_per_s", "ClickHouse alone, one insert at a time", "rows/s"),
+    ("load_of_clickhouse_one", "  load of that", "ratio"),
     ("end_to_end_events_per_s", "Kafka to queryable chains, both workers", "events/s"),
 )
 

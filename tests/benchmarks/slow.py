@@ -2,7 +2,8 @@
 
 `peers`: the same join by other stream processors. `loads`: our load beside ClickHouse's own Kafka
 engine. `delays`: from the last event to the queryable chain. `growth`: more events, more
-partitions. `recovery`: SIGKILL of the join with many events in open sessions.
+partitions. `recovery`: SIGKILL of the join with many events in open sessions. `memory`: an hour at
+one rate, only when asked for.
 
 Machines are noisy and shared: compare what stands in one table, and see the load average beside it.
 """
@@ -17,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import delays, feed, growth, loads, peers, recovery, report
+from tests.benchmarks import delays, feed, growth, loads, memory, peers, recovery, report
 from tests.benchmarks.peers import WrongError
-from tests.benchmarks.run import consume, note
+from tests.benchmarks.run import consume, hot_path, note
 
 PER_TRACE = 12
 PARTITIONS = 4
@@ -80,23 +81,38 @@ def measure_recovery(options: argparse.Namespace) -> dict[str, Any]:
     return {"kills": [asdict(kill) for kill in found]}
 
 
+def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """A long time at one rate."""
+    found = memory.measure(options.rate, options.minutes, PER_TRACE)
+    programs = [
+        asdict(program) | {"quarters": [program.quarter(number) for number in range(4)]}
+        for program in found
+    ]
+    return {"rate": options.rate, "minutes": options.minutes, "programs": programs}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "peers": measure_peers,
     "loads": measure_loads,
     "delays": measure_delays,
     "growth": measure_growth,
     "recovery": measure_recovery,
+    "memory": measure_memory,
 }
+#: What takes an hour is measured when it is asked for.
+USUAL = [part for part in PARTS if part != "memory"]
 
 
 def main() -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=USUAL)
     parser.add_argument("--traces", type=int, default=30_000, help="of peers and loads")
     parser.add_argument("--carry", choices=("bytes", "ids"), default="bytes")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each rate of delays")
     parser.add_argument("--held", type=int, nargs="+", default=[100_000], help="of recovery")
+    parser.add_argument("--rate", type=float, default=1_000.0, help="of memory")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of memory")
     parser.add_argument("--huge", action="store_true", help="growth up to 10,000,000 events")
     parser.add_argument("--out", type=Path, default=Path("build/bench-peers.json"))
     options = parser.parse_args()
@@ -104,7 +120,9 @@ def main() -> int:
     # Parts that are not measured anew stay: each says for itself how busy the machine was.
     result = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
     cores = len(os.sched_getaffinity(0))
-    machine = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}"
+    machine = (
+        f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {hot_path()}"
+    )
     wrong = 0
     for part in options.only:
         note(f"measuring {part}")

@@ -57,7 +57,7 @@ class Checker:
             *self._taken(),
             *self._duplicates(),
             *self._letters(),
-            *(violation for chain in self._closed for violation in self._chain(chain)),
+            *(violation for chain in self.closed for violation in self._chain(chain)),
             *self._findings(),
             *self._early(),
             *self._rows(),
@@ -66,7 +66,7 @@ class Checker:
     # --- what the records name ---
 
     @cached_property
-    def _closed(self) -> list[Output]:
+    def closed(self) -> list[Output]:
         """Records that take events: neither open revisions nor those of `reassess`."""
         return [
             chain for chain in self.read.chains
@@ -75,7 +75,7 @@ class Checker:
 
     @cached_property
     def _named(self) -> Counter[Place]:
-        return Counter(place for chain in self._closed for place in places(chain))
+        return Counter(place for chain in self.closed for place in places(chain))
 
     @cached_property
     def _dead(self) -> Counter[Place]:
@@ -102,12 +102,12 @@ class Checker:
     def _duplicates(self) -> Iterator[Violation]:
         """What no record names must be a repeat of what its session names, and counted there."""
         named: dict[bytes, dict[bytes, SessionKey]] = defaultdict(dict)
-        for chain in self._closed:
+        for chain in self.closed:
             for place in places(chain):
                 if (raw := self.read.inputs.get(place)) is not None:
                     named[raw.key][raw.value] = session_of(chain)
         counted: Counter[SessionKey] = Counter()
-        for chain in self._closed:
+        for chain in self.closed:
             counted[session_of(chain)] += chain.record["duplicates"]
         for place, raw in self.read.inputs.items():
             if place in self._named or place in self._dead:
@@ -135,7 +135,7 @@ class Checker:
                 yield Violation("torn", f"the letter of {place_of(record)} has other bytes")
             if record["trace_id"] is not None:
                 counted[record["tenant"], record["trace_id"]] += 1
-        for chain in self._closed:
+        for chain in self.closed:
             counted[session_of(chain)] -= chain.record["dead_lettered"]
         for session, left in counted.items():
             if left:
@@ -172,9 +172,10 @@ class Checker:
         return found
 
     def _findings(self) -> Iterator[Violation]:
+        # Open revisions name theirs as well.
         named = Counter(
             (*session_of(chain), finding["finding_id"])
-            for chain in self._closed
+            for chain in self.read.chains
             for finding in chain.record["findings"]
         )
         written = Counter((*session_of(x), x.record["finding_id"]) for x in self.read.findings)
@@ -188,7 +189,7 @@ class Checker:
         what was recorded at the deadline or before it had been read when the clock passed it.
         """
         parts: dict[SessionKey, list[Output]] = defaultdict(list)
-        for chain in self._closed:
+        for chain in self.closed:
             parts[session_of(chain)].append(chain)
         for session, records in parts.items():
             records.sort(key=lambda chain: chain.place)

@@ -85,18 +85,20 @@ def replace_worker(rig: Rig, name: str, pick: random.Random) -> str:
 
 def kill_kafka(rig: Rig, _: random.Random) -> str:
     """SIGKILL, and a start on the same data."""
-    rig.kafka.kill()
-    rig.kafka.start()
+    with rig.kafka_lock:
+        rig.kafka.kill()
+        rig.kafka.start()
     return ""
 
 
 def stop_kafka(rig: Rig, _: random.Random) -> str:
     """SIGSTOP for longer than the broker's own session."""
-    rig.kafka_signal(signal.SIGSTOP)
-    try:
-        time.sleep(KAFKA_STOP_S)
-    finally:
-        rig.kafka_signal(signal.SIGCONT)
+    with rig.kafka_lock:
+        rig.kafka_signal(signal.SIGSTOP)
+        try:
+            time.sleep(KAFKA_STOP_S)
+        finally:
+            rig.kafka_signal(signal.SIGCONT)
     return ""
 
 

@@ -38,6 +38,8 @@ POLL_S: Final = 0.1
 #: A worker that ended by itself is started again after so long.
 RESTART_S: Final = 0.3
 WORKERS: Final = ("join", "load")
+#: Of the join's advice when a broker came back with a part of the group's offsets.
+RESTART_IT: Final = "restart it once more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +152,16 @@ class Slot:
             self.begin()
             return old
 
-    def mend(self) -> None:
-        """Start it again if it ended by itself."""
+    def mend(self) -> str:
+        """Start it again if it ended by itself; its last words, if so."""
         with self.lock:
-            if not self.life.running:
-                self.ended.append(self.life.last_words())
-                self.life.end()
-                time.sleep(RESTART_S)
-                self.begin()
+            if self.life.running:
+                return ""
+            self.ended.append(self.life.last_words())
+            self.life.end()
+            time.sleep(RESTART_S)
+            self.begin()
+            return self.ended[-1]
 
 
 @dataclass(eq=False)
@@ -171,6 +175,10 @@ class Rig:
     kafka_proxy: KafkaProxy
     clickhouse_proxy: ClickHouseProxy
     slots: list[Slot] = field(default_factory=list)
+    #: Held by whoever ends the broker or starts it.
+    kafka_lock: threading.Lock = field(default_factory=threading.Lock)
+    #: What a join said after which the broker was restarted, as it asked for.
+    asked_for: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -226,6 +234,13 @@ class Rig:
         }
         return Life(name, slot, env, self.folder / "workers" / f"{name}-{slot}" / str(number))
 
+    def restart_kafka(self, why: str) -> None:
+        """As a person would whom the join has told that the broker lost offsets."""
+        self.asked_for.append(why)
+        with self.kafka_lock:
+            self.kafka.stop()
+            self.kafka.start()
+
     def kafka_signal(self, number: signal.Signals) -> None:
         os.kill(self.kafka.pid, number)
 
@@ -278,8 +293,10 @@ def _working(made: Rig) -> Iterator[None]:
 
     def mend() -> None:
         while not stop.wait(POLL_S):
-            for slot in made.slots:
-                slot.mend()
+            said = [slot.mend() for slot in made.slots]
+            asking = next((words for words in said if RESTART_IT in words), None)
+            if asking:
+                made.restart_kafka(asking)
 
     for name in WORKERS:
         made.slots += [Slot(name, n, made.start_life) for n in range(made.shape.slots)]

@@ -56,6 +56,8 @@ class Run:
     lives: dict[str, int]
     #: Per worker, last words of those that ended by themselves.
     ended: dict[str, list[str]]
+    #: Times that the broker had lost offsets of the group, and was restarted as the join asked for.
+    restarted: int
     seconds: float
 
     def checker(self, read: Read | None = None) -> Checker:
@@ -91,7 +93,7 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], None] = lambda _: None)
     seconds = time.monotonic() - began
     return Run(
         plan, faults, acknowledged, read, json.loads(account.stdout), account.exit_code,
-        dict(lives), ended, seconds,
+        dict(lives), ended, len(made.asked_for), seconds,
     )  # fmt: skip
 
 
@@ -169,6 +171,7 @@ def report(run: Run, violations: list[Violation]) -> dict[str, Any]:
             name: dict(Counter(words.rpartition(": ")[2] for words in said))
             for name, said in run.ended.items()
         },
+        "broker_restarted_for_lost_offsets": run.restarted,
         "account_adds_up": run.account["adds_up"] and run.exit_code == 0,
         "lost": found["lost"],
         "doubled": found["doubled"],
@@ -193,6 +196,7 @@ _PLAIN: Final = (
     "duplicates",
     "dead_letters",
     "findings",
+    "broker_restarted_for_lost_offsets",
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from trailweave.schemas import events
+from trailweave.schemas import events, ids
 from trailweave.schemas.codec import Decoder
 from trailweave.schemas.standing import WriterStandings
 from trailweave.schemas.topics import load_topics
@@ -27,7 +27,7 @@ from trailweave.stream_processors.lanes import Metadata
 from trailweave.stream_processors.metrics import JoinMetrics
 from trailweave.stream_processors.session import ClosingTimes
 
-from tests.unit.stream_processors.builders import Made
+from tests.unit.stream_processors.builders import Made, Trace
 
 DEADLINE_S: Final = 40.0
 LANES: Final = 4
@@ -152,17 +152,33 @@ class Feed:
         return self.places
 
 
+def send_sessions(feed: Feed, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        trace = new_trace()
+        feed.send(*trace.whole(2))
+        found.append(trace.trace_id)
+    feed.flush()
+    return found
+
+
 @dataclass(frozen=True)
 class Stored:
     """What is committed in the topics that the join writes."""
 
+    #: Records that take their events for good, with their headers.
     chains: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, bytes]] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
+    #: Records of sessions that were still open.
+    revisions: list[dict[str, Any]] = field(default_factory=list)
 
     def of(self, trace_id: str) -> list[dict[str, Any]]:
         return [chain for chain in self.chains if chain["trace_id"] == trace_id]
+
+    def revisions_of(self, trace_id: str) -> list[dict[str, Any]]:
+        return [said for said in self.revisions if said["trace_id"] == trace_id]
 
     def headers_of(self, trace_id: str) -> list[dict[str, bytes]]:
         key = trace_id.encode()
@@ -217,7 +233,9 @@ def read_stored(address: str) -> Stored:
     topics = [events.SESSIONS_TOPIC, events.FINDINGS_TOPIC, events.DEAD_LETTERS_TOPIC]
     for message in read_all(address, topics):
         name, record = decoder.decode(message.value())
-        if name == "chain":
+        if name == "chain" and record["state"] == "open":
+            stored.revisions.append(record)
+        elif name == "chain":
             stored.chains.append(record)
             stored.headers.append(dict(message.headers()))
         elif name == "finding":
@@ -275,7 +293,8 @@ def faults(sent: list[Place], stored: Stored) -> list[str]:
 
 def finding_faults(stored: Stored) -> list[str]:
     """Each finding is stored as often as chains name it: twice if its trace closed twice."""
-    named = Counter(f["finding_id"] for chain in stored.chains for f in chain["findings"])
+    records = stored.chains + stored.revisions
+    named = Counter(f["finding_id"] for chain in records for f in chain["findings"])
     written = Counter(finding["finding_id"] for finding in stored.findings)
     differ = sorted((named - written) + (written - named))
     return [f"findings {differ[:5]} differ"] if differ else []
@@ -333,3 +352,36 @@ def in_chunks(address: str) -> int:
 
 def held(worker: Worker, what: str = "events") -> float:
     return sum(worker.figure(f"held_{what}", lane=lane) for lane in worker.lanes())
+
+
+def new_trace(tenant: str = "acme") -> Trace:
+    """A trace of its own; its event ids must not repeat those of other traces."""
+    return Trace(ids.new_trace_id(), tenant)
+
+
+def has_all(traces: list[str], stored: Stored) -> bool:
+    return {chain["trace_id"] for chain in stored.chains} >= set(traces)
+
+
+def own(stored: Stored, traces: list[str], places: list[Place]) -> Stored:
+    """Only what this test sent: the topics are shared with the tests before."""
+    sent = set(places)
+    chains = [chain for chain in stored.chains if chain["trace_id"] in traces]
+    return Stored(
+        chains,
+        [],
+        [finding for finding in stored.findings if finding["trace_id"] in traces],
+        [x for x in stored.letters if (x["topic"], x["partition"], x["offset"]) in sent],
+        [revision for revision in stored.revisions if revision["trace_id"] in traces],
+    )
+
+
+def check(address: str, feed: Feed, traces: list[str]) -> None:
+    stored = own(read_stored(address), traces, feed.places)
+    assert faults(feed.places, stored) == []
+
+
+def group_is_empty(address: str) -> bool:
+    admin = AdminClient({"bootstrap.servers": address})
+    described = admin.describe_consumer_groups(["trailweave-join"])["trailweave-join"]
+    return not described.result(DEADLINE_S).members

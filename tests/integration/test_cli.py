@@ -111,6 +111,80 @@ def test_a_demo_catches_exactly_what_was_planted(demo: tuple[Path, dict[str, Any
     assert report["sessions"] == SESSIONS
 
 
+def test_the_verdicts_score_exactly_against_the_labels(up: Path, tmp_path: Path) -> None:
+    found = asked(up, "score", str(up / "labels.jsonl"))
+    other = tmp_path / "labels.jsonl"
+    lines = (up / "labels.jsonl").read_text().splitlines(keepends=True)
+    other.write_text("".join(line.replace("self_approval", "ghost_action") for line in lines))
+    done = run("score", str(other), data=up)
+
+    assert (found["exact"], found["precision"], found["recall"]) == (True, 1.0, 1.0)
+    assert found["rules"]["self_approval"]["planted"] > 0
+    assert done.returncode == 1
+    assert "lacks ghost_action" in done.stdout
+    assert "has self_approval" in done.stdout
+
+
+def test_an_identity_is_reported_with_what_it_may_and_what_it_did(up: Path) -> None:
+    agent = "spiffe://acme.example/ns/agents/sa/procurement-agent"
+    found = asked(up, "report", "identity", agent)
+    printed = run("report", "identity", agent, data=up).stdout
+    scopes = {row["scope"]: row for row in found["scopes"]}
+
+    assert found["sessions"] >= found["as_actor"] > 0
+    assert {row["tool"] for row in found["tools"]} >= {"erp.approve_invoice"}
+    assert scopes["erp:invoices:approve"]["granted"] >= scopes["erp:invoices:approve"]["exercised"]
+    assert found["credentials"][0]["uses"] > 0
+    assert not found["cut_off"]
+    assert "## Scopes" in printed
+    assert "| erp:invoices:approve |" in printed
+
+
+def test_an_identity_that_nobody_has_seen_is_said(up: Path) -> None:
+    done = run("report", "identity", "nobody", data=up)
+
+    assert done.returncode == 1
+    assert "no session of that time names it" in done.stderr
+
+
+def test_a_control_is_reported_with_its_rules_and_open_findings(
+    up: Path, labels: list[Label]
+) -> None:
+    found = asked(up, "report", "control", "AC-5")
+    planted = sum(f.rule == "self_approval" for label in labels for f in label.findings)
+    (rule,) = found["rules"]
+
+    assert (rule["rule"], rule["evaluated"]) == ("self_approval", SESSIONS)
+    assert rule["sessions_with_findings"] == len(found["open_findings"]) == planted > 0
+    assert "no rule serves it" in run("report", "control", "AC-99", data=up).stderr
+
+
+def test_a_workflow_is_shown_with_who_acts_for_whom(up: Path, labels: list[Label]) -> None:
+    label = next(x for x in labels if x.story == "delegated_research" and x.anomaly is None)
+    name = asked(up, "sessions", "show", label.trace_id)["chain"]["workflow_id"]
+    mine = ("--tenant", label.tenant)
+    listed = {row["workflow_id"]: row for row in asked(up, "workflows", "list", *mine)}
+    found = asked(up, "workflows", "show", name, *mine)
+    printed = run("workflows", "show", name, *mine, data=up)
+
+    assert listed[name]["sessions"] == len(found["sessions"])
+    assert {one["for_whom"].rpartition("/")[2] for one in found["handovers"]} == {
+        "planner-agent",
+        "researcher-agent",
+    }
+    assert found["holds"] == (printed.returncode == 0)
+    assert label.trace_id in {one["trace_id"] for one in found["sessions"]}
+    assert "acts for" in printed.stdout
+    assert "no session names it" in run("workflows", "show", "none", data=up).stderr
+
+
+def test_what_is_no_labels_file_is_said(up: Path) -> None:
+    done = run("score", str(up / "trailweave.toml"), data=up)
+
+    assert done.returncode == 2
+    assert "is no labels file" in done.stderr
+
+
 def test_the_account_adds_up(up: Path) -> None:
     done = asked(up, "account")
 

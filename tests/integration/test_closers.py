@@ -29,8 +29,8 @@ from trailweave.stream_processors.verdict import RulesConfig
 
 from tests.processes import lives
 from tests.unit.stream_processors.builders import (
-    CLOSING_DECODER,
     DECODER,
+    FOLD_DECODER,
     START_US,
     TIMES,
     TOPICS,
@@ -53,7 +53,7 @@ def fleet() -> list[Sent]:
 
 def fleet_lanes() -> list[Lane]:
     """Lanes with a whole fleet in them: anomalies, duplicates, and bytes that are no events."""
-    lanes = [Lane(n, [0] * len(TOPICS), TIMES, CLOSING_DECODER, number=n + 6) for n in range(LANES)]
+    lanes = [Lane(n, [0] * len(TOPICS), TIMES, FOLD_DECODER, number=n + 6) for n in range(LANES)]
     for sent in fleet():
         topic, held = TOPICS.index(sent.topic), lanes[sum(sent.key) % LANES]
         held.fold(topic, held.positions[topic], 5, sent.key, sent.value)
@@ -151,7 +151,7 @@ def test_children_make_the_same_records_in_the_same_order(
 
 
 def test_a_small_batch_is_closed_by_the_worker_itself(pool: Closers) -> None:
-    held, worker = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER), Worker()
+    held, worker = Lane(0, [0] * len(TOPICS), TIMES, FOLD_DECODER), Worker()
     feed(held, *Trace().whole())
 
     assert len(closed(pool, [held], worker.here)) == 1
@@ -168,7 +168,7 @@ def large(name: str, **fields: Any) -> list[Made]:
 def test_a_session_of_unknown_schemas_is_closed_by_the_worker_itself(pool: Closers) -> None:
     made = large("tool_executed")
     newer = [e.value[:2] + b"newer!!!" + e.value[10:] for e in made[-1:]]
-    held, worker = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER), Worker()
+    held, worker = Lane(0, [0] * len(TOPICS), TIMES, FOLD_DECODER), Worker()
     feed(held, *made)
     feed(held, made[-1], value=newer[0])
     confirm(held, 9_000)
@@ -198,7 +198,7 @@ def test_a_child_hands_back_what_only_looks_like_a_built_in_schema() -> None:
 
 def test_a_session_that_is_not_whole_stays_and_closes_at_its_deadline(pool: Closers) -> None:
     made = large("tool_executed", producer_id="stranger")
-    held = Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER)
+    held = Lane(0, [0] * len(TOPICS), TIMES, FOLD_DECODER)
     trace = Trace(number=900, sequences={("agent-1", 1): 1})
     feed(held, *made, trace.ended({"agent-1": 3}))
 

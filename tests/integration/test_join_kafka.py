@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from trailweave.deploy.local.engines import KafkaEngine
-from trailweave.schemas import events, ids
+from trailweave.schemas import events, silence
 from trailweave.schemas.codec import Encoder, NoSchemas
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.registry import RegistrySchemas, register_all
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.standing import ByFraming, Standing, StandingRule
-from trailweave.stream_processors import join, lane_reader, lane_recovery, transactions
+from trailweave.stream_processors import closers as closers_module
+from trailweave.stream_processors import join, transactions
 from trailweave.stream_processors.session import ClosingTimes
+from trailweave.stream_processors.verdict import OwnConfig, RulesConfig
 
 from tests.integration.join_kafka import (
     DEADLINE_S,
@@ -35,16 +37,21 @@ from tests.integration.join_kafka import (
     Place,
     Stored,
     Worker,
-    committed,
+    check,
     faults,
+    group_is_empty,
+    has_all,
     held,
     in_chunks,
     join_settings,
     joining,
     live_chunks,
     make_topics,
+    new_trace,
+    own,
     read_stored,
     replayed,
+    send_sessions,
     until,
     wait_for,
 )
@@ -69,42 +76,6 @@ def address(engine: KafkaEngine) -> str:
 @pytest.fixture
 def feed(address: str) -> Feed:
     return Feed(address)
-
-
-def new_trace(tenant: str = "acme") -> Trace:
-    """A trace of its own; its event ids must not repeat those of other traces."""
-    return Trace(ids.new_trace_id(), tenant)
-
-
-def send_sessions(feed: Feed, count: int) -> list[str]:
-    found = []
-    for _ in range(count):
-        trace = new_trace()
-        feed.send(*trace.whole(2))
-        found.append(trace.trace_id)
-    feed.flush()
-    return found
-
-
-def has_all(traces: list[str], stored: Stored) -> bool:
-    return {chain["trace_id"] for chain in stored.chains} >= set(traces)
-
-
-def own(stored: Stored, traces: list[str], places: list[Place]) -> Stored:
-    """Only what this test sent: the topics are shared with the tests before."""
-    sent = set(places)
-    chains = [chain for chain in stored.chains if chain["trace_id"] in traces]
-    return Stored(
-        chains,
-        [],
-        [finding for finding in stored.findings if finding["trace_id"] in traces],
-        [x for x in stored.letters if (x["topic"], x["partition"], x["offset"]) in sent],
-    )
-
-
-def check(address: str, feed: Feed, traces: list[str]) -> None:
-    stored = own(read_stored(address), traces, feed.places)
-    assert faults(feed.places, stored) == []
 
 
 def test_sessions_become_chains_with_headers_that_a_recovery_reads(
@@ -255,6 +226,30 @@ def test_a_second_process_with_the_same_slot_ends_the_first_with_a_sentence(
     check(address, feed, traces)
 
 
+def test_a_client_that_hears_nothing_is_given_up(
+    address: str, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "CONFIRM_S", 0.1)
+    settings = join_settings(address)
+    worker = join.JoinWorker(settings)
+    worker._silence = silence.Silence(settings.kafka, silence_s=0.1)
+
+    def stepped(done: Callable[[], bool]) -> bool:
+        with contextlib.suppress(Retryable):
+            worker.step()
+        return done()
+
+    with contextlib.closing(worker):
+        assert until(lambda: stepped(lambda: bool(worker.lanes)))
+        before = worker._consumer
+        before.pause(before.assignment())
+        traces = send_sessions(feed, 5)
+        assert until(lambda: stepped(lambda: has_all(traces, read_stored(address))))
+        assert worker._consumer is not before
+
+    check(address, feed, traces)
+
+
 def test_a_worker_waits_while_kafka_is_away(engine: KafkaEngine, feed: Feed) -> None:
     with joining(engine.address) as worker:
         traces = send_sessions(feed, 5)
@@ -295,6 +290,30 @@ def test_children_share_the_closings_and_one_that_is_killed_costs_nothing(
         assert worker.figure("recoveries_total") == 1
 
     assert children() == set()
+    check(address, feed, traces)
+
+
+@pytest.mark.parametrize("closers", [0, 1])
+def test_a_bad_rule_of_the_users_own_stops_no_session(
+    address: str, feed: Feed, monkeypatch: pytest.MonkeyPatch, closers: int
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setattr(closers_module, "EVENTS_MIN", 1)
+    rules = RulesConfig(own=OwnConfig("tests.own.bad", deadline_s=0.5))
+    with joining(address, rules=rules, closers=closers) as worker:
+        made = {how: new_trace() for how in ("endless", "exit", "raise", "production")}
+        for how, trace in made.items():
+            feed.send(*trace.whole(2, environment=how))
+        feed.flush()
+        traces = [trace.trace_id for trace in made.values()]
+        stored = wait_for(address, lambda found: has_all(traces, found))
+        assert until(lambda: worker.figure("own_rules_failed_total") > 0 or closers > 0)
+    lacking = {how: set(stored.of(t.trace_id)[0]["not_evaluable"]) for how, t in made.items()}
+
+    assert {"misbehaves", "beside_it"} <= lacking["endless"]
+    assert {"misbehaves", "beside_it"} <= lacking["exit"]
+    assert "misbehaves" in lacking["raise"]
+    assert not {"misbehaves", "beside_it"} & lacking["production"]
     check(address, feed, traces)
 
 
@@ -439,6 +458,38 @@ def sent_to_the_end(
     return traces, wait_for(address, lambda found: has_all(traces, found))
 
 
+def test_a_denied_call_that_ran_is_told_before_its_session_ends(address: str, feed: Feed) -> None:
+    trace = new_trace()
+    denied: dict[str, Any] = {"call_id": "c", "mode": "enforced", "effect": "deny"}
+    feed.send(
+        trace.event("session_started", expected_sources=["policy"]),
+        trace.event("policy_decided", **denied),
+        trace.event("tool_executed", call_id="c", tool="shell"),
+    )
+    feed.flush()
+    open_long = ClosingTimes(grace_ms=60_000, idle_ms=60_000)
+    with joining(address, times=open_long):
+        early = wait_for(address, lambda found: bool(found.revisions_of(trace.trace_id)))
+        feed.send(trace.ended({"agent-1": 4}))
+        feed.flush()
+        stored = wait_for(address, lambda found: has_all([trace.trace_id], found))
+
+    (revision,) = early.revisions_of(trace.trace_id)
+    assert early.of(trace.trace_id) == []
+    assert (revision["state"], revision["events"]) == ("open", 3)
+    assert [finding["rule"] for finding in revision["findings"]] == ["denied_but_executed"]
+    (closed,) = stored.of(trace.trace_id)
+    states = [
+        (finding["rule"], finding["chain_state"])
+        for finding in stored.findings
+        if finding["trace_id"] == trace.trace_id
+    ]
+    assert (closed["state"], closed["events"]) == ("closed", 4)
+    assert ("denied_but_executed", "open") in states
+    assert ("denied_but_executed", "closed") in states
+    check(address, feed, [trace.trace_id])
+
+
 def test_a_long_open_session_moves_to_chunks_and_closes_whole_after_a_restart(
     address: str, feed: Feed
 ) -> None:
@@ -491,81 +542,6 @@ def test_sessions_over_the_memory_limit_are_left_to_chunks_and_close_whole(
     assert [chain["completeness"] for chain in chains] == ["complete"] * len(opened)
     assert live_chunks(address) == {}
     check(address, feed, traces)
-
-
-def group_is_empty(address: str) -> bool:
-    admin = AdminClient({"bootstrap.servers": address})
-    described = admin.describe_consumer_groups(["trailweave-join"])["trailweave-join"]
-    return not described.result(DEADLINE_S).members
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offsets that can't be right are a person's to mend sooner."""
-    monkeypatch.setattr(lane_recovery, "PATIENCE_S", 1.0)
-
-
-def test_what_a_broker_that_comes_back_says_of_offsets_is_not_believed(
-    address: str, feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with joining(address):
-        traces = send_sessions(feed, 5)
-        assert until(lambda: has_all(traces, read_stored(address)))
-    assert until(lambda: group_is_empty(address))
-    asked: Counter[int] = Counter()
-    truth = lane_reader.committed
-
-    def coming_back(consumer: Any, topics: Sequence[str], lane: int) -> list[Any]:
-        asked[lane] += 1
-        found = truth(consumer, topics, lane)
-        if asked[lane] > 1:
-            return found
-        nothing: list[Any] = [(topic, -1, None) for topic, *_ in found]
-        older: list[Any] = [(topic, 0, "v1;0;0;0") for topic, *_ in found]
-        return [nothing, [*found[:1], *nothing[1:]], older][lane % 3]
-
-    monkeypatch.setattr(lane_reader, "committed", coming_back)
-    with joining(address):
-        traces += send_sessions(feed, 5)
-        assert until(lambda: has_all(traces, read_stored(address)))
-
-    assert max(asked.values()) > 1
-    check(address, feed, traces)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_worker_stops_when_somebody_changed_one_topics_offset(address: str, feed: Feed) -> None:
-    with joining(address):
-        traces = send_sessions(feed, 5)
-        assert until(lambda: has_all(traces, read_stored(address)))
-    assert until(lambda: group_is_empty(address))
-    before = committed(address)
-    reset = next(part for part in before if part.topic == TOOLS and part.offset > 0)
-    committed(address, [TopicPartition(TOOLS, reset.partition, 0)])
-    worker = Worker(join_settings(address))
-    stopped = until(lambda: not worker.running)
-    worker.stop()
-    assert until(lambda: group_is_empty(address))
-    committed(address, before)
-
-    assert stopped
-    assert isinstance(worker.error, Fatal)
-    assert f"lane {reset.partition}" in str(worker.error)
-    assert "restore the group's offsets" in str(worker.error)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_new_group_on_old_chains_stops_the_worker(address: str, feed: Feed) -> None:
-    with joining(address):
-        traces = send_sessions(feed, 5)
-        assert until(lambda: has_all(traces, read_stored(address)))
-    worker = Worker(join_settings(address, group="another"))
-    stopped = until(lambda: not worker.running)
-    worker.stop()
-
-    assert stopped
-    assert isinstance(worker.error, Fatal)
-    assert "the group another has no committed offsets" in str(worker.error)
 
 
 def test_the_checker_sees_what_is_doubled_or_left_out(address: str, feed: Feed) -> None:

@@ -17,13 +17,14 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from trailweave.deploy.local.engines import ClickHouseEngine, KafkaEngine
-from trailweave.schemas import codec, events
+from trailweave.schemas import codec, events, silence
 from trailweave.schemas.compiled import Json
+from trailweave.schemas.deadline import answer_within
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.examples import example
 from trailweave.schemas.standing import Standing
 from trailweave.sinks import clickhouse as store_edge
-from trailweave.sinks import load, rows, tables
+from trailweave.sinks import load, load_group, rows, tables
 from trailweave.sinks.load_build import Builder, Record
 from trailweave.sinks.load_group import TOPICS
 from trailweave.sinks.load_plan import Range, Target, token
@@ -118,12 +119,14 @@ def places(client: Any) -> tuple[int, int]:
     return tuple(found.result_rows[0])
 
 
-def produce(broker: str, topic: str, records: Iterable[tuple[bytes, bytes]]) -> None:
-    produce_all(broker, ((topic, *record) for record in records))
+def produce(
+    settings: load.LoadSettings, topic: str, records: Iterable[tuple[bytes, bytes]]
+) -> None:
+    produce_all(settings, ((topic, *record) for record in records))
 
 
-def produce_all(broker: str, records: Iterable[tuple[str, bytes, bytes]]) -> None:
-    producer = Producer({"bootstrap.servers": broker, "linger.ms": 1})
+def produce_all(settings: load.LoadSettings, records: Iterable[tuple[str, bytes, bytes]]) -> None:
+    producer = Producer({**settings.kafka, "linger.ms": 1})
     for topic, key, value in records:
         producer.produce(topic, key=key, value=value, partition=0)
     assert producer.flush(30) == 0
@@ -147,10 +150,8 @@ def test_every_hot_column_of_every_event_type_has_the_events_value(
     decoder = codec.Decoder()
     values = {name: ENCODER.encode(name, example(name)) for name in events.event_names()}
     kinds = events.event_types()
-    produce_all(
-        str(settings.kafka["bootstrap.servers"]),
-        ((kinds[n].topic, example(n)["trace_id"].encode(), v) for n, v in values.items()),
-    )
+    keyed = ((kinds[n].topic, example(n)["trace_id"].encode(), v) for n, v in values.items())
+    produce_all(settings, keyed)
 
     with working(settings) as worker:
         drive_to(worker, client, {"events": len(values)})
@@ -228,8 +229,7 @@ ABSENT: dict[str, Any] = {
 
 
 def test_other_records_land_in_their_tables(settings: load.LoadSettings, client: Any) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
-    producer = Producer({"bootstrap.servers": broker})
+    producer = Producer({**settings.kafka})
     headers: list[tuple[str, str | bytes | None]]
     for name, kind in events.record_types().items():
         if kind.topic not in TOPICS:
@@ -264,9 +264,7 @@ def test_other_records_land_in_their_tables(settings: load.LoadSettings, client:
 def test_what_only_load_reads_and_cannot_use_becomes_a_dead_letter(
     settings: load.LoadSettings, client: Any
 ) -> None:
-    produce(
-        str(settings.kafka["bootstrap.servers"]), events.HEARTBEATS_TOPIC, [(b"k", b"nonsense")]
-    )
+    produce(settings, events.HEARTBEATS_TOPIC, [(b"k", b"nonsense")])
 
     with working(settings) as worker:
         drive_to(worker, client, {"dead_letters": 1})
@@ -285,8 +283,7 @@ def test_a_forged_second_record_neither_injects_a_row_nor_shifts_one(
     (first, second, third) = tool_requests(3)
     forged = (second[0], second[1] + second[1][10:])
     truncated = (second[0], second[1][:-4])
-    broker = str(settings.kafka["bootstrap.servers"])
-    produce(broker, TOOLS, [first, forged, truncated, third])
+    produce(settings, TOOLS, [first, forged, truncated, third])
 
     with working(settings) as worker:
         drive_to(worker, client, {"events": 2})
@@ -302,9 +299,8 @@ def test_a_forged_second_record_neither_injects_a_row_nor_shifts_one(
 def test_an_open_intent_is_redone_exactly(
     settings: load.LoadSettings, client: Any, there: int
 ) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
     records = tool_requests(20)
-    produce(broker, TOOLS, records)
+    produce(settings, TOOLS, records)
     # A worker that died after the intent 0..9, `there` rows of which had arrived.
     with working(settings) as dead:
         drive(dead, lambda: (TOOLS, 0) in dead._ranges.readings)
@@ -333,7 +329,7 @@ INSERTED = " AND min_block_number = max_block_number"
 
 
 def test_a_token_used_up_before_loses_nothing(settings: load.LoadSettings, client: Any) -> None:
-    produce(str(settings.kafka["bootstrap.servers"]), TOOLS, tool_requests(10))
+    produce(settings, TOOLS, tool_requests(10))
     with working(settings) as dead:
         drive(dead, lambda: (TOOLS, 0) in dead._ranges.readings)
         source = dead._ranges.readings[TOOLS, 0].source
@@ -355,12 +351,11 @@ def test_a_token_used_up_before_loses_nothing(settings: load.LoadSettings, clien
 
 
 def test_an_offset_that_went_back_doubles_nothing(settings: load.LoadSettings, client: Any) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
-    produce(broker, TOOLS, tool_requests(30))
+    produce(settings, TOOLS, tool_requests(30))
     with working(settings) as worker:
         drive_to(worker, client, {"events": 30})
         worker._group.commit(worker._ranges.readings[TOOLS, 0].source, 5, "")
-    produce(broker, TOOLS, tool_requests(10, start=30))
+    produce(settings, TOOLS, tool_requests(10, start=30))
 
     with working(replace(settings, batch_rows_max=7)) as worker:
         drive_to(worker, client, {"events": 40})
@@ -382,7 +377,7 @@ def test_a_worker_killed_again_and_again_stores_every_record_once(
     arguments = [sys.executable, "-c", program, broker, settings.clickhouse, settings.group]
     total = 0
     for _ in range(4):
-        produce(broker, TOOLS, tool_requests(400, start=total))
+        produce(settings, TOOLS, tool_requests(400, start=total))
         total += 400
         before = count(client, "events")
         process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
@@ -400,18 +395,17 @@ def test_a_worker_killed_again_and_again_stores_every_record_once(
 
 
 def test_clickhouse_may_go_away_and_come_back(settings: load.LoadSettings, tmp_path: Path) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
     engine = ClickHouseEngine(tmp_path / "ch")
     dsn = engine.start()
     port = int(re.findall(r":(\d+)", dsn)[-1])
     own = replace(settings, clickhouse=dsn, insert_timeout_s=2.0, batch_rows_max=10)
     with working(own) as worker:
-        produce(broker, TOOLS, tool_requests(20))
+        produce(settings, TOOLS, tool_requests(20))
         with contextlib.closing(store_edge.connect(dsn)) as client:
             store_edge.apply_tables(client, own.profile)
             drive_to(worker, client, {"events": 20})
         engine.kill()
-        produce(broker, TOOLS, tool_requests(200, start=20))
+        produce(settings, TOOLS, tool_requests(200, start=20))
         retries = worker.metrics.retries
         drive(worker, lambda: retries._value.get() >= 2)
 
@@ -438,11 +432,11 @@ def test_an_outage_longer_than_the_session_ends_nothing(
         settings, kafka=kafka, batch_rows_max=10, insert_timeout_s=3.0, session_timeout_s=6.0
     )
     with working(own) as worker:
-        produce(address, TOOLS, tool_requests(20))
+        produce(own, TOOLS, tool_requests(20))
         with contextlib.closing(store_edge.connect(own.clickhouse)) as client:
             store_edge.apply_tables(client, own.profile)
             drive_to(worker, client, {"events": 20})
-            produce(address, TOOLS, tool_requests(60, start=20))
+            produce(own, TOOLS, tool_requests(60, start=20))
             drive(worker, lambda: bool(worker._ranges.readings[TOOLS, 0].records))
             before = worker._group
             engine.stop()
@@ -461,12 +455,11 @@ def test_an_outage_longer_than_the_session_ends_nothing(
 def test_a_second_process_with_the_same_slot_is_told_of(
     settings: load.LoadSettings, client: Any
 ) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
     with working(replace(settings, session_timeout_s=6.0)) as first:
         drive(first, lambda: (TOOLS, 0) in first._ranges.readings)
         with working(settings) as second:
             drive(second, lambda: (TOOLS, 0) in second._ranges.readings)
-            produce(broker, TOOLS, tool_requests(10))
+            produce(settings, TOOLS, tool_requests(10))
             with pytest.raises(Fatal, match=r"another process, at \S+, runs as load-\S+-0; give"):
                 drive(first, lambda: False)
             drive_to(second, client, {"events": 10})
@@ -477,16 +470,44 @@ def test_a_second_process_with_the_same_slot_is_told_of(
 def test_a_worker_that_is_fenced_by_its_own_membership_joins_again(
     settings: load.LoadSettings, client: Any
 ) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
     with working(settings) as worker:
         drive(worker, lambda: (TOOLS, 0) in worker._ranges.readings)
         before = worker._group
         # What a client is to its group that has timed out and joined again.
         again = worker._join_group()
         wait_until(lambda: bool(again.read(1, 0.1)) or again._assigned is not None)
-        produce(broker, TOOLS, tool_requests(10))
+        produce(settings, TOOLS, tool_requests(10))
         drive_to(worker, client, {"events": 10})
         again.close()
+
+    assert worker._group is not before
+    assert places(client) == (10, 10)
+
+
+def deaf(worker: load.LoadWorker, patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(silence, "CONFIRM_S", 0.1)
+    worker._silence = silence.Silence(worker.settings.kafka, silence_s=0.1)
+    worker._group.pause([worker._ranges.readings[TOOLS, 0].source])
+
+
+def without_an_answer(_: load.LoadWorker, patched: pytest.MonkeyPatch) -> None:
+    def unanswered(_: float, call: Callable[[], Any]) -> Any:
+        patched.undo()
+        return answer_within(0.0, lambda: (call(), threading.Event().wait()))
+
+    patched.setattr(load_group, "answer_within", unanswered)
+
+
+@pytest.mark.parametrize("fault", [deaf, without_an_answer])
+def test_a_client_that_is_of_no_more_use_is_given_up(
+    settings: load.LoadSettings, client: Any, monkeypatch: pytest.MonkeyPatch, fault: Any
+) -> None:
+    with working(settings) as worker:
+        drive(worker, lambda: (TOOLS, 0) in worker._ranges.readings)
+        before = worker._group
+        fault(worker, monkeypatch)
+        produce(settings, TOOLS, tool_requests(10))
+        drive_to(worker, client, {"events": 10})
 
     assert worker._group is not before
     assert places(client) == (10, 10)
@@ -516,7 +537,7 @@ def test_a_partition_waits_for_a_schema_and_goes_on(
     key, value = records[10]
     records[10] = key, codec.SINGLE_OBJECT + older.fingerprint + value[10:-1]
     schemas = Later(older.fingerprint, older.schema)
-    produce(str(settings.kafka["bootstrap.servers"]), TOOLS, records)
+    produce(settings, TOOLS, records)
 
     worker = load.LoadWorker(settings, schemas=schemas)
     drive(worker, lambda: count(client, "events") == 10 and worker.idle())
@@ -530,7 +551,7 @@ def test_a_partition_waits_for_a_schema_and_goes_on(
 
 
 def test_an_orderly_stop_finishes_what_was_read(settings: load.LoadSettings, client: Any) -> None:
-    produce(str(settings.kafka["bootstrap.servers"]), TOOLS, tool_requests(25))
+    produce(settings, TOOLS, tool_requests(25))
     patient = replace(settings, linger_min_s=30.0, linger_max_s=30.0)
 
     with working(patient) as worker:
@@ -542,7 +563,7 @@ def test_an_orderly_stop_finishes_what_was_read(settings: load.LoadSettings, cli
 
 
 def test_run_stops_when_told_to(settings: load.LoadSettings, client: Any) -> None:
-    produce(str(settings.kafka["bootstrap.servers"]), TOOLS, tool_requests(5))
+    produce(settings, TOOLS, tool_requests(5))
     stop = threading.Event()
     thread = threading.Thread(target=load.run, args=(settings, stop))
     thread.start()
@@ -557,8 +578,7 @@ def test_run_stops_when_told_to(settings: load.LoadSettings, client: Any) -> Non
 def test_two_workers_share_the_partitions_and_store_every_record_once(
     settings: load.LoadSettings, client: Any
 ) -> None:
-    broker = str(settings.kafka["bootstrap.servers"])
-    produce(broker, TOOLS, tool_requests(50))
+    produce(settings, TOOLS, tool_requests(50))
     stop = threading.Event()
     threads = [
         threading.Thread(target=load.run, args=(replace(settings, slot=slot), stop))
@@ -566,7 +586,7 @@ def test_two_workers_share_the_partitions_and_store_every_record_once(
     ]
     for thread in threads:
         thread.start()
-    produce(broker, TOOLS, tool_requests(50, start=50))
+    produce(settings, TOOLS, tool_requests(50, start=50))
     wait_until(lambda: count(client, "events") >= 100)
     stop.set()
     for thread in threads:

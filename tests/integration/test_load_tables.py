@@ -375,19 +375,42 @@ def test_drift_is_told(client: Any) -> None:
 
 def test_the_newest_revision_of_reassess_wins_over_the_joins(client: Any) -> None:
     revisions = [
-        (0, "join", "open"),
-        (1, "join", "chain"),
-        (2, "join", "fragment"),
-        (3, "reassess", "chain"),
-        (4, "join", "fragment"),
+        (0, "join", "open", 4),
+        (1, "join", "chain", 5),
+        (2, "join", "fragment", 6),
+        (3, "reassess", "chain", 6),
+        (4, "join", "fragment", 8),
+        # It had been read before that fragment was there.
+        (5, "reassess", "chain", 6),
+        (6, "reassess", "chain", 8),
     ]
-    sql = "SELECT offset, reassessment_pending FROM chains_latest WHERE trace_id = 't'"
-    latest = []
-    for offset, writer, kind in revisions:
-        insert(client, "chains", offset=offset, w=writer, kind=kind)
-        latest += client.query(sql).result_rows
 
-    assert latest == [(0, 0), (1, 0), (1, 1), (3, 0), (3, 1)]
+    assert latest_chains(client, revisions) == [
+        (0, 0), (1, 0), (1, 1), (3, 0), (3, 1), (5, 1), (6, 0),
+    ]  # fmt: skip
+
+
+def test_a_session_that_closes_after_its_fragment_was_judged_alone_is_the_joins(
+    client: Any,
+) -> None:
+    revisions = [
+        (1, "join", "fragment", 5),
+        (2, "reassess", "chain", 5),
+        (3, "join", "chain", 9),
+        (4, "reassess", "chain", 9),
+    ]
+
+    assert latest_chains(client, revisions) == [(1, 1), (2, 0), (3, 1), (4, 0)]
+
+
+def latest_chains(client: Any, revisions: list[tuple[int, str, str, int]]) -> list[tuple[int, int]]:
+    """Offset of the latest, and whether a reassessment is pending, after each one came."""
+    sql = "SELECT offset, reassessment_pending FROM chains_latest WHERE trace_id = 't'"
+    found: list[tuple[int, int]] = []
+    for offset, writer, kind, part in revisions:
+        insert(client, "chains", offset=offset, w=writer, kind=kind, part=part)
+        found += client.query(sql).result_rows
+    return found
 
 
 def test_the_latest_state_of_a_finding_is_the_one_with_the_highest_offset(client: Any) -> None:
@@ -423,15 +446,54 @@ def test_a_filter_on_the_latest_findings_reaches_the_tables_indexes(
 ) -> None:
     client.command(
         "INSERT INTO findings (topic_id, offset, tenant, rule, trace_id, finding_id, detected_at,"
-        " recorded_at) SELECT generateUUIDv4(), number, 'a', 'r', toString(number),"
-        " toString(number), now() + number, now() FROM numbers(100000)"
+        " recorded_at, chain_state) SELECT generateUUIDv4(), number, 'a', 'r', toString(number),"
+        " toString(number), now() + number, now(), 'closed' FROM numbers(100000)"
     )
     sql = "EXPLAIN indexes = 1 SELECT * FROM findings_latest WHERE {column:Identifier} = '77'"
     plan = client.command(sql, parameters={"column": column})
-    granules = [tuple(map(int, found)) for found in re.findall(r"Granules: (\d+)/(\d+)", plan)]
+    all_of_it = max(int(of) for of in re.findall(r"Granules: \d+/(\d+)", plan))
+    table = r"ReadFromMergeTree \(\S+findings\)\n(?:.*\n)??.*\| Granules: (\d+)"
+    read = re.findall(table, plan)
 
-    assert max(of for _, of in granules) > 10
-    assert granules[-1][0] < granules[0][1] / 4
+    assert read
+    assert all_of_it > 10
+    assert sum(map(int, read)) < all_of_it / 4
+
+
+@pytest.mark.parametrize(
+    ("newer", "expected"),
+    [
+        ([("open", ["f"], 5)], "open"),
+        ([("open", ["f"], 5), ("open", [], 6)], "retracted"),
+        ([("open", ["f"], 5), ("chain", ["g"], 7)], "retracted"),
+        ([("open", ["f"], 5), ("chain", ["f"], 7)], "open"),
+        ([("open", ["f"], 5), ("fragment", [], 8)], "open"),
+        ([], "open"),
+        ([("open", [], 4)], "open"),
+    ],
+    ids=[
+        "said by the newest record", "taken back while open", "not found at the close",
+        "found at the close", "a fragment says nothing", "its record is not loaded yet",
+        "only an older record is loaded",
+    ],
+)  # fmt: skip
+def test_what_was_found_in_an_open_session_holds_as_long_as_its_newest_record_says_it(
+    client: Any, newer: list[tuple[str, list[str], int]], expected: str
+) -> None:
+    finding(client, offset=1, chain_state="open", detected_at=at(5))
+    for offset, (kind, found, second) in enumerate(newer):
+        named = [(finding_id, "r", "high", "s") for finding_id in found]
+        insert(
+            client, "chains",
+            offset=offset, w="join", kind=kind, judged_at=at(second), findings=named,
+        )  # fmt: skip
+
+    assert latest_findings(client) == [("f", 0, 1, expected)]
+
+
+def at(second: int) -> datetime:
+    """By the lane's clock."""
+    return datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC)
 
 
 def finding(client: Any, **columns: Any) -> None:

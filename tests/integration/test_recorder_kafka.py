@@ -111,8 +111,11 @@ def test_nothing_is_lost_while_kafka_is_away(tmp_path: Path, outage: str) -> Non
     with KafkaEngine(tmp_path / "kafka") as engine:
         make_topics(engine.address)
         config = {"bootstrap.servers": engine.address, "log_level": "0"}
-        transport = KafkaTransport(config, tmp_path / "spool", KafkaLimits(away_after_s=0.5))
+        # A client that finds nobody for long is made anew.
+        limits = KafkaLimits(away_after_s=0.5, renew_after_s=2.0)
+        transport = KafkaTransport(config, tmp_path / "spool", limits)
         with Recorder(transport, tenant="acme", agent="clerk") as recorder:
+            first = transport._client
             with recorder.session("task") as session:
                 for _ in range(200):
                     session.prompt_submitted("before")
@@ -123,6 +126,7 @@ def test_nothing_is_lost_while_kafka_is_away(tmp_path: Path, outage: str) -> Non
                 for _ in range(200):
                     session.prompt_submitted("during")
                 wait_until(lambda: transport.delayed and recorder.counts.spooled >= 200)
+                wait_until(lambda: transport._client is not first)
                 for _ in range(200):
                     session.prompt_submitted("while it is known")
                 if outage == "stopped":

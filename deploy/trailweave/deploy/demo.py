@@ -4,7 +4,6 @@ Ends when every sum is right and every session judged, or at a deadline; then co
 with the fleet's own labels, finding by finding.
 """
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from trailweave.deploy.clients import clickhouse
 from trailweave.deploy.fleet.fleet import Fleet, Totals
 from trailweave.deploy.fleet.labels import Label, write_labels
-from trailweave.deploy.fleet.score import Score, Verdict, score
+from trailweave.deploy.fleet.score import Score, score
 from trailweave.deploy.fleet.send import FleetProducer, send_fleet
 from trailweave.deploy.settings import BOOTSTRAP, Settings, read_settings
 from trailweave.deploy.stored import read_trail
 from trailweave.deploy.trail import Trail
 from trailweave.deploy.up import Plan, Up
+from trailweave.deploy.verdicts import read_verdicts
 from trailweave.schemas.errors import TrailError
 from trailweave.sinks.ask import ask, ask_one
 
@@ -36,6 +36,8 @@ POLL_S: Final = 0.2
 #: Allowed for the events to come through: a slow machine's start, and its slow rate.
 DEADLINE_S: Final = 120.0
 SESSIONS_PER_S_MIN: Final = 40
+#: What the document has of the comparison; that all is exact means more here.
+_COMPARED: Final = ("precision", "recall", "missed", "invented", "completeness_mismatches")
 #: The story that shows most in one tree.
 EXAMPLE_STORY: Final = "suspected_misuse"
 
@@ -86,11 +88,7 @@ class Outcome:
             "findings": dict(sorted(self.findings.items())),
             "planted": dict(sorted(self.planted.items())),
             "exact": self.exact,
-            "precision": self.score.precision,
-            "recall": self.score.recall,
-            "missed": [list(key) for key in self.score.missed],
-            "invented": [list(key) for key in self.score.invented],
-            "completeness_mismatches": [list(m) for m in self.score.completeness_mismatches],
+            **{name: value for name, value in self.score.document().items() if name in _COMPARED},
             "in_time": self.in_time,
             "restarts": self.restarts,
             "seconds": round(sum(self.steps.values()), 2),
@@ -161,22 +159,14 @@ def _wait(client: "Client", fleet: Fleet, told: Told, up: Up) -> tuple[dict[str,
 
 
 def _outcome(client: "Client", fleet: Fleet, sums: dict[str, int], in_time: bool) -> Outcome:
-    found: dict[str, set[tuple[str, str]]] = {}
-    findings = ask(client, "demo_findings")
-    for row in findings:
-        found.setdefault(row["trace_id"], set()).add((row["rule"], row["subject"]))
-    chains = [row for row in ask(client, "demo_chains") if row["state"] != "fragment"]
-    verdicts = [
-        Verdict(row["trace_id"], frozenset(found.get(row["trace_id"], ())), row["completeness"])
-        for row in chains
-    ]
+    verdicts = read_verdicts(client)
     return Outcome(
         totals=fleet.totals,
         sums=sums,
         score=score(fleet.labels, verdicts),
-        completeness=Counter(row["completeness"] for row in chains),
-        sessions=len(chains),
-        findings=Counter(row["rule"] for row in findings),
+        completeness=Counter(verdict.completeness for verdict in verdicts),
+        sessions=len(verdicts),
+        findings=Counter(rule for verdict in verdicts for rule, _ in verdict.findings),
         planted=Counter(finding.rule for label in fleet.labels for finding in label.findings),
         in_time=in_time,
         restarts={},
@@ -186,13 +176,12 @@ def _outcome(client: "Client", fleet: Fleet, sums: dict[str, int], in_time: bool
 
 
 def _example(client: "Client", labels: list[Label]) -> Trail | None:
-    """The suspected misuse with something found in it, else whatever comes nearest to that."""
+    """A session with something found in it, the suspected misuse if there is one."""
     ranked = sorted(
         (label for label in labels if label.completeness is not None),
-        key=lambda label: (label.story == EXAMPLE_STORY and bool(label.findings),
-                           label.story == EXAMPLE_STORY, bool(label.findings)),
+        key=lambda label: (bool(label.findings), label.story == EXAMPLE_STORY),
         reverse=True,
-    )  # fmt: skip
+    )
     for label in ranked[:1]:
         try:
             return read_trail(client, label.trace_id, label.tenant)
@@ -218,22 +207,3 @@ def summary_rows(outcome: Outcome) -> list[tuple[str, object]]:
         "events_sent", "events_stored", "dead_letters",
     )  # fmt: skip
     return [(name.replace("_", " "), document[name]) for name in names]
-
-
-def finding_rows(outcome: Outcome) -> list[tuple[object, ...]]:
-    """Per rule: planted, caught, missed, invented."""
-    rules = sorted({*outcome.planted, *outcome.findings})
-    tallies = {rule: dataclasses.asdict(tally) for rule, tally in outcome.score.rules.items()}
-    rows: list[tuple[object, ...]] = []
-    for rule in rules:
-        tally = tallies.get(rule, {})
-        rows.append(
-            (
-                rule,
-                outcome.planted[rule],
-                tally.get("true_positives", 0),
-                tally.get("false_negatives", 0),
-                tally.get("false_positives", 0),
-            )
-        )
-    return rows

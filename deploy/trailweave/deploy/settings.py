@@ -74,6 +74,8 @@ class Join:
     approval_hold_max_s: float = 86_400.0
     #: What a session has held for longer is kept in chunks: a restart replays about so much input.
     promote_s: float = 60.0
+    #: So often at the most a session is looked at before its close.
+    look_every_s: float = 2.0
     #: Of events that open sessions hold in memory; above it the largest are left to their chunks.
     held_bytes_max: int = 536_870_912
     batch_events_max: int = 20_000
@@ -96,6 +98,7 @@ class Load:
     epoch: int = 0
     batch_rows_max: int = 50_000
     batch_bytes_max: int = 33_554_432
+    inserts_at_once: int = 2
     inserts_per_s_max: float = 10.0
     linger_min_s: float = 0.5
     linger_max_s: float = 2.5
@@ -108,6 +111,16 @@ class Rules:
     """The rules' own configuration: allow-lists, limits, expected sources."""
 
     path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """The detectors over many sessions."""
+
+    #: Consumer group; also begins the names of its own topics.
+    group: str = "trailweave-watch"
+    #: A module of Faust agents of the user's own; empty: none.
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +186,7 @@ class Settings:
     join: Join = field(default_factory=Join)
     load: Load = field(default_factory=Load)
     rules: Rules = field(default_factory=Rules)
+    watch: Watch = field(default_factory=Watch)
     topics: Topics = field(default_factory=Topics)
     schemas: Schemas = field(default_factory=Schemas)
     tables: Tables = field(default_factory=Tables)
@@ -210,6 +224,7 @@ _SECTIONS: Final[dict[str, type]] = {
     "join": Join,
     "load": Load,
     "rules": Rules,
+    "watch": Watch,
     "topics": Topics,
     "schemas": Schemas,
     "tables": Tables,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _FINDING: Final = ("finding_id", "rule", "severity", "subject")
 _MISSING: Final = ("what", "subject", "detail")
 _PRODUCER: Final = ("producer_id", "epoch", "events", "first_seq", "last_seq", "gaps", "expected")
-_EVIDENCE: Final = ("topic", "partition", "offset", "event_id", "leaf")
+EVIDENCE: Final = ("topic", "partition", "offset", "event_id", "leaf")
 #: Columns that are no field of an event, or stand for a part of one.
 _NO_FIELDS: Final = frozenset(
     ("topic", "partition", "offset", "recorded_at", "record_base64", "occurred_at_micros",
@@ -41,7 +41,7 @@ def read_trail(client: "Client", trace_id: str, tenant: str | None) -> Trail:
         )
     findings = ask(client, "trail_findings", **place)
     for finding in findings:
-        finding["evidence"] = named_all(_EVIDENCE, finding["evidence"])
+        finding["evidence"] = named_all(EVIDENCE, finding["evidence"])
     return Trail(owner, trace_id, events, _chain(chains[0]) if chains else None, findings)
 
 
@@ -73,7 +73,7 @@ def _chain(row: dict[str, Any]) -> dict[str, Any]:
         "findings": _FINDING,
         "missing": _MISSING,
         "producers": _PRODUCER,
-        "evidence": _EVIDENCE,
+        "evidence": EVIDENCE,
     }
     return {**row, **{key: named_all(names, row[key]) for key, names in shapes.items()}}
 

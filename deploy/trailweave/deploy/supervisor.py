@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from trailweave.deploy.local.child import Child
 from trailweave.deploy.local.datadir import DataDir
+from trailweave.deploy.local.errors import EngineError
 from trailweave.schemas.errors import TrailError
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,13 @@ class Worker:
     @property
     def running(self) -> bool:
         return self._child is not None and self._child.running
+
+    @property
+    def pid(self) -> int:
+        """The process id; raises `EngineError` before the start."""
+        if self._child is None:
+            raise EngineError(f"couldn't tell the process id of {self.command}: it isn't running")
+        return self._child.pid
 
     def start(self) -> None:
         """Start the process; it shows by running on that its settings were good."""

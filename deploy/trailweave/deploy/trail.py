@@ -87,6 +87,8 @@ def header(trail: Trail) -> Header:
     start = _first(trail.events, "session_started") or {}
     end = _root_end(trail.events) or {}
     records = [event.record for event in trail.events]
+    # Of a session that goes on, the events know more than the record of a moment.
+    told = {} if chain.get("state") == "open" else chain
     times = [record["occurred_at"] for record in records]
     return Header(
         tenant=trail.tenant,
@@ -94,11 +96,11 @@ def header(trail: Trail) -> Header:
         state=chain.get("state", "not judged yet"),
         completeness=chain.get("completeness", "unprovable"),
         highest_severity=chain.get("highest_severity", "none"),
-        identities=_seen(chain.get("identities"), (r["actor"]["subject"] for r in records)),
+        identities=_seen(told.get("identities"), (r["actor"]["subject"] for r in records)),
         sponsors=_seen(
-            chain.get("sponsors"), (r["sponsor"]["subject"] for r in records if r.get("sponsor"))
+            told.get("sponsors"), (r["sponsor"]["subject"] for r in records if r.get("sponsor"))
         ),
-        agents=_seen(chain.get("agents"), (r["agent_id"] for r in records if r.get("agent_id"))),
+        agents=_seen(told.get("agents"), (r["agent_id"] for r in records if r.get("agent_id"))),
         task=start.get("task"),
         status=chain.get("status") or end.get("status"),
         outcome=chain.get("outcome") or end.get("outcome"),

@@ -94,6 +94,7 @@ class KafkaTransport:
         self._held: deque[tuple[Stored, bool]] = deque()
         self._away = False
         self._waiting_since = 0.0
+        self._renew_at = 0.0
         self._drain_at = 0.0
         self._beats = 0
         self._beating = False
@@ -393,9 +394,13 @@ class KafkaTransport:
     def _notice_absence(self, now: float) -> None:
         with self._lock:
             away = now - self._waiting_since > self._limits.away_after_s
+            if self._away and now >= self._renew_at:
+                self._renew_at = now + self._limits.renew_after_s
+                self._renew = True
             if self._away or not away or not self._outstanding():
                 return
             self._away = True
+            self._renew_at = now + self._limits.renew_after_s
             log.warning("Kafka doesn't answer; events go to the spool in %s", self._spool_dir)
         # What waits in memory is safer on disk; the reports of it move it there.
         self._client.purge(in_queue=True, in_flight=False)

@@ -34,6 +34,10 @@ class KafkaLimits:
     spool_bytes_max: int = 256 << 20
     #: Kafka is away when nothing was acknowledged for this long although something waits.
     away_after_s: float = 3.0
+    #: Away for so long, and again each time, the client is made anew: one that was told of a
+    #: cluster without brokers, as while all of them restart, asks nobody any more (librdkafka
+    #: issue 5301).
+    renew_after_s: float = 60.0
     #: Memory and spool full: an exception for the caller, or wait for room. In asyncio, `raise`.
     on_full: Literal["raise", "block"] = "raise"
     #: Write every event to the spool before it is sent.

@@ -317,8 +317,9 @@ def _read_blocks(src: Source, depth: int, schema: Json, target: str | None, ours
     src.add(inner, f"if {count} == 0: raise Malformed('a block has no items')")
     src.add(inner, f"if {count} < 0:")
     src.add(inner + 1, f"{count} = -{count}", "n, p = read_length(buf, p)", f"{size} = p + n")
-    # Every item takes a byte at least: `compatibility` lets no empty records in.
-    src.add(inner, f"if {count} > end - p: raise Malformed('a block has more items than bytes')")
+    # Every item takes a byte at least, for `compatibility` lets no empty records in: with more
+    # items than bytes, some are not there.
+    src.add(inner, f"if {count} > end - p: raise IndexError")
     src.add(inner, f"for _ in range({count}):")
     if is_map:
         _read_value(src, inner + 1, "string", key if target else None, None)

@@ -81,11 +81,7 @@ _LOW: Final = (1 << 14) - 1
 
 def _pairs(more: int) -> list[bytes]:
     """Fourteen bits as two bytes, for each number; `more` is the second's bit for others behind."""
-    both = bytearray(2 << 14)
-    both[0::2] = bytes(range(128, 256)) * 128
-    both[1::2] = b"".join(bytes((high | more,)) * 128 for high in range(128))
-    whole = bytes(both)
-    return [whole[at : at + 2] for at in range(0, len(whole), 2)]
+    return [bytes((low, high | more)) for high in range(128) for low in range(128, 256)]
 
 
 #: Two groups at a time: looked up, a time is written in half the time that shifts would take.

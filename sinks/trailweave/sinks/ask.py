@@ -10,6 +10,9 @@ from typing import Any, Final
 
 from clickhouse_connect.driver.client import Client
 
+#: Trace ids in one question. The client puts parameters into the URL up to 4 KiB and sends a form
+#: above that, which not every proxy lets through, nor the embedded ClickHouse.
+TRACES_MAX: Final = 80
 #: Above this, an answer is a report and not a listing.
 ROWS_MAX: Final = 1_000_000
 

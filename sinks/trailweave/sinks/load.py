@@ -7,33 +7,33 @@ Order of effects for a range of one partition, and what a crash between them doe
    whoever has the partition next redoes exactly this range, and looks first what is there
 3. commit the offset behind its end, without metadata              crash before: as above
 
-Ranges of different partitions are independent; inserts run one at a time in a thread of their own,
-while the next range is read and built. `load_plan` decides, `load_ranges` cuts what was read,
-`load_build` makes the rows, `load_job` has the order of effects, `load_insert` is the thread's
-part, `load_group` is Kafka. `test_load_model.py` drives all of them but this file and Kafka.
+Ranges of different partitions are independent; some are inserted at once, each in a thread of its
+own (`load_line`), while the next one is read and built. Of one partition a range begins when the
+one before it has ended. `load_plan` decides, `load_ranges` cuts what was read, `load_build` makes
+the rows, `load_job` has the order of effects, `load_insert` is the threads' part, `load_group` is
+Kafka. `test_load_model.py` drives all of them but this file, its lines and Kafka.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from confluent_kafka import Message
 from trailweave.schemas import events
-from trailweave.schemas.errors import Retryable
+from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.group_slot import GroupSlot
 from trailweave.schemas.schema_topic import SchemaTopic
+from trailweave.schemas.silence import Silence
 from trailweave.schemas.standing import WriterStandings
 from trailweave.sinks import clickhouse
 from trailweave.sinks.load_build import Builder, Record, Source
 from trailweave.sinks.load_group import Group, LostError
-from trailweave.sinks.load_insert import Inserter
 from trailweave.sinks.load_job import Job, announce, finish
 from trailweave.sinks.load_letters import Letters
+from trailweave.sinks.load_line import Line, wait_for_all, wait_for_one
 from trailweave.sinks.load_ranges import Limits, Ranges, Start
 from trailweave.sinks.metrics import LoadMetrics
 from trailweave.sinks.tables import PROFILES, Profile
@@ -44,8 +44,13 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 0.05
 #: Messages per look: enough to be quick, few enough not to overshoot the limits below by much.
 POLL_RECORDS: Final = 5_000
-#: Read ahead while an insert runs: the range being inserted, the next one built, one being read.
+#: Read ahead while inserts run, in ranges of the largest size.
 AHEAD: Final = 2
+#: Ranges made ahead: as one insert ends, the next can begin.
+BUILT_MAX: Final = 1
+#: Of the inserts per second into events, how many each other table may get: at low rates most of
+#: what a load costs is inserts, whose cost hardly depends on how few rows they have.
+OTHER_TABLES_SHARE: Final = 0.4
 #: Waits between attempts while Kafka or ClickHouse is away.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
@@ -77,8 +82,11 @@ class LoadSettings:
     #: A range is at most so large: one insert and one part. About 50 MB of rows in memory.
     batch_rows_max: int = 50_000
     batch_bytes_max: int = 32 * 1024 * 1024
-    #: Inserts per second into the events of all workers. Each partition waits so long between its
-    #: ranges that all of them stay below, but never longer than `linger_max_s`.
+    #: Inserts under way at a time: ClickHouse reads each in one thread, and Kafka is waited for
+    #: before and behind it.
+    inserts_at_once: int = 2
+    #: Inserts per second into events, of all workers; other tables get fewer. Each partition waits
+    #: so long between its ranges that all of them stay below, but no longer than `linger_max_s`.
     inserts_per_s_max: float = 10.0
     linger_min_s: float = 0.5
     #: The delay until an event can be queried is this, one insert and one commit.
@@ -89,11 +97,18 @@ class LoadSettings:
     #: timeout: what is left is the lease within which an insert may start.
     session_timeout_s: float = 45.0
 
+    def __post_init__(self) -> None:
+        if self.inserts_at_once < 1 or self.inserts_per_s_max <= 0:
+            raise Fatal(
+                "couldn't load without inserts: load.inserts_at_once must be at least 1, and"
+                " load.inserts_per_s_max above 0"
+            )
+
 
 class LoadWorker:
     """One process slot of the load. `step` does a little of everything; `run` drives it.
 
-    Not thread-safe; its own insert thread is its own affair.
+    Not thread-safe; its insert threads are its own affair.
     """
 
     def __init__(
@@ -105,25 +120,26 @@ class LoadWorker:
         self.settings = settings
         self.metrics = metrics or LoadMetrics()
         self._schemas = schemas or SchemaTopic(dict(settings.kafka))
-        self._store = clickhouse.Store(
-            settings.clickhouse, settings.insert_timeout_s, settings.clickhouse_settings
-        )
-        self._inserter = Inserter(self._store, self.metrics, settings.profile.keep_days)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="insert")
+        self._lines = [self._line() for _ in range(settings.inserts_at_once)]
         self._letters = Letters(settings.kafka)
         limits = Limits(settings.batch_rows_max, settings.batch_bytes_max, settings.epoch)
         self._ranges = Ranges(Builder(self._schemas), settings.group, limits, self._hold)
-        self._job: Job | None = None
-        self._running: Future[None] | None = None
-        self._next: Job | None = None
-        self._retry_at = 0.0
+        #: Ranges that no line has begun.
+        self._built: list[Job] = []
+        #: Since when nothing more can be read.
         self._full_since: float | None = None
         self._lag_at = 0.0
         self._ready = not settings.create_tables
         instance = f"{settings.group}-{settings.slot}"
         self._slot = GroupSlot(settings.kafka, settings.group, instance, settings.session_timeout_s)
         self._committed: dict[tuple[str, int], int] = {}
+        self._silence = Silence(settings.kafka)
         self._group = self._join_group()
+
+    def _line(self) -> Line:
+        s = self.settings
+        store = clickhouse.Store(s.clickhouse, s.insert_timeout_s, s.clickhouse_settings)
+        return Line(store, self.metrics, s.profile.keep_days)
 
     def _join_group(self) -> Group:
         s = self.settings
@@ -155,25 +171,26 @@ class LoadWorker:
     def drain(self) -> None:
         """Finish what was read: the end of an orderly stop. Raises as `step` does."""
         deadline = time.monotonic() + self.settings.insert_timeout_s + DRAIN_S
-        while self._job is not None or self._next is not None or self._ranges.unfinished():
+        while not self.idle():
             self._advance(draining=True)
-            if self._running is not None:
-                wait_for([self._running], timeout=POLL_S)
+            wait_for_one(self._lines, POLL_S)
             if time.monotonic() > deadline:
                 raise Retryable("couldn't finish what was read in time")
 
     def close(self) -> None:
         """Stop; what is not finished stays an open intent and is redone by the next worker."""
-        if self._running is not None:
-            wait_for([self._running], timeout=self.settings.insert_timeout_s + POLL_S)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        wait_for_all(self._lines, self.settings.insert_timeout_s + POLL_S)
+        for line in self._lines:
+            line.close()
         self._group.close()
         self._letters.close()
-        self._store.close()
 
     def idle(self) -> bool:
         """Whether everything read so far is in ClickHouse."""
-        return self._job is None and self._next is None and not self._ranges.unfinished()
+        return not (self._jobs() or self._ranges.unfinished())
+
+    def _jobs(self) -> list[Job]:
+        return [line.job for line in self._lines if line.job is not None] + self._built
 
     def _create_tables(self) -> None:
         client = clickhouse.connect(self.settings.clickhouse)
@@ -186,18 +203,32 @@ class LoadWorker:
     # --- reading ---
 
     def _take(self, start: Start) -> None:
-        self._ranges.take(start, self._group.cluster_id)
+        linger_s = self._linger_s(start.source.topic)
+        self._ranges.take(start, self._group.cluster_id, linger_s)
         if start.intent is not None:
             name = start.source.name()
             log.info("%s has an open intent %d..%d", name, start.offset, start.intent.end)
 
     def _read(self) -> None:
         if not self._room():
+            self._silence.heard()
             return
-        self._keep(self._group.read(POLL_RECORDS, POLL_S))
+        messages = self._group.read(POLL_RECORDS, POLL_S)
+        self._keep(messages)
+        self._listen(messages)
         if time.monotonic() >= self._lag_at:
             self._lag_at = time.monotonic() + LAG_INTERVAL_S
             self._show_lag()
+
+    def _listen(self, messages: list[Message]) -> None:
+        """Give up a client that gets nothing of what is there."""
+        readings = self._ranges.readings.items()
+        if messages:
+            self._silence.heard()
+        elif self._silence.is_deaf(
+            {part: r.next_offset() for part, r in readings if not r.waiting}
+        ):
+            raise LostError("couldn't read: others get records that this client doesn't")
 
     def _keep(self, messages: list[Message]) -> None:
         now = time.monotonic()
@@ -208,7 +239,7 @@ class LoadWorker:
                 reading.keep(_record(message, reading.source), now)
 
     def _room(self) -> bool:
-        """Whether more may be read; if not, waits a little for the insert that makes room."""
+        """Whether more may be read; if not, waits a little for an insert that makes room."""
         readings = [reading for reading in self._ranges.readings.values() if not reading.waiting]
         rows = sum(len(reading.records) for reading in readings)
         size = sum(reading.size for reading in readings)
@@ -221,10 +252,10 @@ class LoadWorker:
             return True
         now = time.monotonic()
         self._full_since = self._full_since or now
-        if self._running is None:
-            time.sleep(POLL_S)
+        if any(line.running for line in self._lines):
+            wait_for_one(self._lines, POLL_S)
         else:
-            wait_for([self._running], timeout=POLL_S)
+            time.sleep(POLL_S)
         if now - self._full_since >= FULL_WAIT_S:
             # Membership needs polls, and there is no room for what they bring: what was fetched
             # ahead is dropped by the pause, and fetched again.
@@ -246,43 +277,66 @@ class LoadWorker:
 
     def _advance(self, *, draining: bool) -> int:
         finished = 0
-        if self._running is not None and self._running.done():
-            self._finish()
-            finished = 1
-        if self._next is None:
-            self._next = self._build_next(draining)
-        if self._job is None:
-            self._job, self._next = self._next, None
-        if self._job is not None and self._running is None and time.monotonic() >= self._retry_at:
-            self._start(self._job)
-            if self._next is None:
-                self._next = self._build_next(draining)
-        return finished
+        while True:
+            for line in self._lines:
+                if line.running is not None and line.running.done():
+                    self._finish(line)
+                    finished += 1
+            for line in self._lines:
+                if line.job is None:
+                    line.job = self._take_built()
+                if line.job is not None and not line.running and time.monotonic() >= line.retry_at:
+                    self._start(line, line.job)
+            # Whatever a line could begin with is made now, and one range more.
+            if len(self._built) == BUILT_MAX or not self._build(draining):
+                return finished
 
-    def _build_next(self, draining: bool) -> Job | None:
-        return self._ranges.next(time.monotonic(), 0.0 if draining else self._linger_s())
+    def _take_built(self) -> Job | None:
+        busy = self._busy()
+        for job in self._built:
+            if job.source not in busy:
+                self._built.remove(job)
+                return job
+        return None
+
+    def _busy(self) -> set[Source]:
+        """Partitions of which a range has begun and not ended."""
+        return {line.job.source for line in self._lines if line.job is not None}
+
+    def _build(self, draining: bool) -> bool:
+        # Once nothing more can be read, no range fills any further.
+        waits = not draining and self._full_since is None
+        job = self._ranges.next(time.monotonic(), waits=waits, busy=self._busy())
+        if job is not None:
+            self._built.append(job)
+        return job is not None
 
     def _hold(self, source: Source, held: bool) -> None:
         (self._group.pause if held else self._group.resume)([source])
 
-    def _linger_s(self) -> float:
-        settings = self.settings
-        # Every worker counts the partitions of all, so that all together stay below the rate.
-        fair = self._group.event_partitions / settings.inserts_per_s_max
+    def _linger_s(self, topic: str) -> float:
+        settings, every = self.settings, events.event_topics()
+        # All event topics go into one table. Every worker counts the partitions of all, so that
+        # all together stay below the rate.
+        if topic in every:
+            feeding, rate = every, settings.inserts_per_s_max
+        else:
+            feeding, rate = (topic,), settings.inserts_per_s_max * OTHER_TABLES_SHARE
+        fair = sum(self._group.partitions.get(name, 0) for name in feeding) / rate
         return min(max(settings.linger_min_s, fair), settings.linger_max_s)
 
     # --- one job ---
 
-    def _start(self, job: Job) -> None:
+    def _start(self, line: Line, job: Job) -> None:
         lease_s = self.settings.session_timeout_s - self.settings.insert_timeout_s
         announce(job, self._group, time.monotonic(), lease_s)
-        self._running = self._thread.submit(self._inserter.attempt, job)
+        line.attempt(job)
 
-    def _finish(self) -> None:
-        job, running = self._job, self._running
+    def _finish(self, line: Line) -> None:
+        job, running = line.job, line.running
         assert job is not None
         assert running is not None
-        self._running = None
+        line.running = None
         try:
             running.result()
             finish(job, self._letters, self._group)
@@ -292,11 +346,10 @@ class LoadWorker:
             job.doubt = True
             self.metrics.retries.inc()
             wait_s = min(BACKOFF_MIN_S * 2 ** min(job.attempts, 10), BACKOFF_MAX_S)
-            self._retry_at = time.monotonic() + wait_s
+            line.retry_at = time.monotonic() + wait_s
             log.warning("%s; trying again in %.1f s", error, wait_s)
             return
-        self._job = None
-        self._retry_at = 0.0
+        line.forget()
         self._count(job)
 
     def _count(self, job: Job) -> None:
@@ -313,24 +366,26 @@ class LoadWorker:
     # --- rebalances ---
 
     def _revoke(self, ours: bool) -> None:
-        """The partitions go. While they are still ours, the range under way is finished."""
-        if ours and self._running is not None:
-            wait_for([self._running], timeout=self.settings.insert_timeout_s)
-            if self._running.done():
+        """The partitions go. While they are still ours, the ranges under way are finished."""
+        if ours:
+            wait_for_all(self._lines, self.settings.insert_timeout_s)
+        for line in self._lines if ours else ():
+            if line.running is not None and line.running.done():
                 try:
-                    self._finish()
+                    self._finish(line)
                 except Retryable as error:
                     log.info("the next owner redoes a range: %s", error)
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what is not committed; an insert under way runs to its end, under its token."""
-        if self._job is not None:
-            self._job.leased_until = 0.0  # and no other one starts
-        if self._running is not None:
-            wait_for([self._running], timeout=self.settings.insert_timeout_s)
+        """Drop what is not committed."""
+        for line in self._lines:
+            line.give_up()
+        wait_for_all(self._lines, self.settings.insert_timeout_s)
+        for line in self._lines:
+            line.forget()
         self._ranges.readings = {}
-        self._job = self._next = self._running = None
+        self._built = []
 
 
 def _record(message: Message, source: Source) -> Record:

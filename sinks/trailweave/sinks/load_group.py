@@ -8,7 +8,7 @@ is still ours, which is why inserts may start only after one (the lease).
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import TimeoutError as LateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -22,6 +22,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 from trailweave.schemas import events
 from trailweave.schemas.client_log import client_log
+from trailweave.schemas.deadline import LateError, answer_within
 from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.group_slot import (
     ANSWER_TIMEOUT_S,
@@ -100,10 +101,12 @@ class Group:
         self._changed = False
         self._unknown_topics: set[str] = set()
         self.cluster_id = ""
-        #: Partitions of the event topics, whoever reads them.
-        self.event_partitions = 0
+        #: Partitions of each topic, whoever reads them.
+        self.partitions: dict[str, int] = {}
         self._say_away_at = 0.0
         self._counted_out = False
+        #: Whether a call never came back: the client waits for it whatever it is asked.
+        self._stuck = False
         self._slot, self._committed = slot, committed
         own = {**kafka, "group.instance.id": slot.instance, "error_cb": self._failed}
         self._consumer = _consumer(own, group, session_timeout_s)
@@ -157,7 +160,7 @@ class Group:
             self.resume([start.source for start in starts])
         except KafkaException as error:
             raise self._problem("couldn't start reading", error.args[0]) from error
-        except LateError:
+        except FutureTimeoutError:
             raise Retryable("couldn't start reading: no answer about the topics") from None
         self._assigned = None
         return starts
@@ -188,9 +191,7 @@ class Group:
             TopicCollection(sorted(names)), request_timeout=REQUEST_TIMEOUT_S
         )
         topics = {name: answer.result(ANSWER_TIMEOUT_S) for name, answer in answers.items()}
-        self.event_partitions = sum(
-            len(topic.partitions) for name, topic in topics.items() if name in events.event_topics()
-        )
+        self.partitions = {name: len(topic.partitions) for name, topic in topics.items()}
         return {name: _uuid(topic.topic_id) for name, topic in topics.items()}
 
     def lag(self, source: Source, offset: int) -> int | None:
@@ -215,12 +216,22 @@ class Group:
     def commit(self, source: Source, offset: int, metadata: str) -> None:
         """Commit and know it: when this returns, the group has accepted it from us as its member.
 
-        Raises `LostError` if the group refuses us; `Retryable` if nobody can say.
+        Raises `LostError` if the group refuses us, or doesn't answer; `Retryable` if nobody can
+        say.
         """
         part = TopicPartition(source.topic, source.partition, offset, metadata)
+        consumer = self._consumer
         try:
-            (answer,) = self._consumer.commit(offsets=[part], asynchronous=False) or [part]
+            (answer,) = answer_within(
+                REQUEST_TIMEOUT_S,
+                lambda: consumer.commit(offsets=[part], asynchronous=False) or [part],
+            )
             refusal = answer.error
+        except LateError:
+            # Applied before a new client has joined in our place, it is found by `begin`; later,
+            # it is refused.
+            self._stuck = True
+            raise LostError(f"couldn't commit {source.name()}: no answer") from None
         except KafkaException as error:
             refusal = error.args[0]
         if refusal is None:
@@ -242,7 +253,8 @@ class Group:
 
     def close(self) -> None:
         """Stop reading. A static member stays in the group until its session times out."""
-        self._consumer.close()
+        if not self._stuck:
+            self._consumer.close()
 
     # --- rebalances: noted here, acted upon in `begin` ---
 

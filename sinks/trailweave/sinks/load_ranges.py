@@ -5,7 +5,7 @@ what a range is, `load_build` makes its rows.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,6 +44,8 @@ class Reading:
     source: Source
     start: int
     intent: Range | None
+    #: How long a range waits to fill.
+    linger_s: float
     seen: Seen = field(default_factory=Seen)
     records: list[Record] = field(default_factory=list)
     size: int = 0
@@ -60,6 +62,10 @@ class Reading:
         self.records.append(record)
         self.size += len(record.value or b"")
 
+    def next_offset(self) -> int:
+        """The offset that is to be read next, as far as this partition has told."""
+        return self.records[-1].offset + 1 if self.records else self.start
+
     def cut(self, limits: Limits) -> list[Record]:
         """The records of the next range: those of the intent, else as many as the limits allow."""
         if self.intent is not None:
@@ -75,14 +81,15 @@ class Reading:
             count += 1
         return self.records[:count]
 
-    def due(self, limits: Limits, now: float, linger_s: float) -> bool:
-        """Whether the next range may be made."""
+    def due(self, limits: Limits, now: float, *, waits: bool) -> bool:
+        """Whether the next range may be made; one that `waits` has time to fill."""
         if not self.records or now < self.not_before:
             return False
         if self.intent is not None:
             return self.records[-1].offset >= self.intent.end
         return (
-            now - self.since >= linger_s
+            not waits
+            or now - self.since >= self.linger_s
             or len(self.records) >= limits.rows_max
             or self.size >= limits.bytes_max
         )
@@ -106,23 +113,25 @@ class Ranges:
         self._cluster_id = ""
         self.readings: dict[tuple[str, int], Reading] = {}
 
-    def take(self, start: Start, cluster_id: str) -> None:
-        """A partition was assigned."""
+    def take(self, start: Start, cluster_id: str, linger_s: float) -> None:
+        """A partition was assigned, whose ranges wait `linger_s` to fill."""
         self._cluster_id = cluster_id
         key = (start.source.topic, start.source.partition)
-        self.readings[key] = Reading(start.source, start.offset, start.intent)
+        self.readings[key] = Reading(start.source, start.offset, start.intent, linger_s)
 
     def unfinished(self) -> bool:
         """Whether records were read that are in no range, and that could be in one."""
         return any(r.records and r.intent is None and not r.waiting for r in self.readings.values())
 
-    def next(self, now: float, linger_s: float) -> Job | None:
-        """The next range that is due as a job, the longest waiting first.
+    def next(self, now: float, *, waits: bool = True, busy: Collection[Source] = ()) -> Job | None:
+        """The next range that is due as a job: those of `busy` partitions last, of the others the
+        longest overdue first.
 
-        Raises `Retryable` when the schema source is away, `Fatal` when an intent's end is gone.
+        Without `waits` all are due that have a record. Raises `Retryable` when the schema source
+        is away, `Fatal` when an intent's end is gone.
         """
-        due = [r for r in self.readings.values() if r.due(self._limits, now, linger_s)]
-        for reading in sorted(due, key=lambda r: r.since):
+        due = [r for r in self.readings.values() if r.due(self._limits, now, waits=waits)]
+        for reading in sorted(due, key=lambda r: (r.source in busy, r.since + r.linger_s)):
             job = self._build(reading, now)
             if job is not None:
                 return job

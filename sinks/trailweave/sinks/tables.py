@@ -17,6 +17,9 @@ from trailweave.schemas.errors import Fatal
 DEDUP_WINDOW: Final = 20_000
 #: Replicated tables also forget entries by age.
 DEDUP_WINDOW_S: Final = 604_800
+#: A part below it is one file of all columns; above it each column has files of its own. `events`
+#: has 78: making, syncing and deleting hundreds of files per part was a third of an insert's cost.
+WIDE_PART_BYTES_MIN: Final = 256 * 1024 * 1024
 
 TABLES: Final = ("events", "chains", "findings", "handles", "heartbeats", "dead_letters")
 VIEWS: Final = ("events_distinct", "chains_latest", "findings_latest", "dead_letters_distinct")
@@ -95,8 +98,21 @@ def columns(table: str) -> tuple[Column, ...]:
     body = re.sub(r"COMMENT '(?:[^']|'')*'", "", _without_comments(match[1]))
     parts = [part.replace("${ephemeral}", "").strip() for part in split_arguments(body)]
     stored = [_column(part) for part in parts if part.split()[0] not in ("INDEX", "PROJECTION")]
-    paths = [Column(path, column.type, "") for column in stored for path in _paths(column.default)]
+    paths = [
+        Column(path, _passing(column.type), "")
+        for column in stored
+        for path in _paths(column.default)
+    ]
     return (*stored, *paths)
+
+
+def _passing(kind: str) -> str:
+    """The type that a value is read as on its way into a column.
+
+    The Avro reader puts values into a dictionary one by one, a cast does so a block at a time: a
+    third of the time of reading.
+    """
+    return "String" if kind == "LowCardinality(String)" else kind
 
 
 @cache
@@ -134,6 +150,7 @@ def _placeholders(profile: Profile) -> dict[str, str]:
     replicated = profile.engine == "replicated"
     settings = {
         "ttl_only_drop_parts": "1",
+        "min_bytes_for_wide_part": str(WIDE_PART_BYTES_MIN),
         "non_replicated_deduplication_window": str(DEDUP_WINDOW),
         "replicated_deduplication_window": str(DEDUP_WINDOW),
         "replicated_deduplication_window_seconds": str(DEDUP_WINDOW_S),

@@ -7,7 +7,7 @@
 -- '' and 0 stand for absent; `record` holds the exact bytes as they were on Kafka.
 -- The engine collapses true repeats only, for every sorting key ends in the record's place.
 -- A column with DEFAULT `path` takes what ClickHouse's Avro reader finds at that path of a row;
--- tables.py adds the paths as EPHEMERAL columns of the same type, so that they can be inserted.
+-- tables.py adds the paths as EPHEMERAL columns, so that they can be inserted.
 
 CREATE TABLE IF NOT EXISTS events ${on_cluster}
 (
@@ -252,6 +252,7 @@ CREATE TABLE IF NOT EXISTS findings ${on_cluster}
 
     INDEX by_trace_id trace_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX by_finding_id finding_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX by_chain_state chain_state TYPE set(4) GRANULARITY 1,
     PROJECTION by_place (
         SELECT topic_id, partition, offset, ordinal ORDER BY topic_id, partition, offset
     )
@@ -363,34 +364,60 @@ SELECT * FROM events
 ORDER BY tenant, trace_id, event_id, recorded_at, topic_id, partition, offset
 LIMIT 1 BY tenant, trace_id, event_id, record_hash;
 
--- One row per session. The newest record of reassess, else the join's: the newest of the session
--- itself, else its newest fragment, one with events before one of dead letters only.
--- `reassessment_pending`: a fragment came that reassess has not
--- yet taken in.
+-- One row per session. The newest record of reassess, unless the session itself closed after what that
+-- covers; else the join's: the newest of the session itself, else its newest fragment, one with events
+-- before one of dead letters only. `part` says what a record of reassess covers: offsets don't, for a
+-- fragment may have come between its reading and its writing.
+-- `reassessment_pending`: the session has a fragment, and a part that reassess has not yet taken in.
 CREATE OR REPLACE VIEW chains_latest ${on_cluster} AS
 SELECT
     *,
-    max(if(kind = 'fragment', offset, -1)) OVER session
-        > max(if(w = 'reassess', offset, -1)) OVER session
-        AND max(kind != 'fragment') OVER session AS reassessment_pending
+    max(if(w = 'join' AND kind != 'open', part, -1)) OVER session
+        > max(if(w = 'reassess', part, -1)) OVER session
+        AND max(kind = 'fragment') OVER session AS reassessment_pending
 FROM chains
 WINDOW session AS (PARTITION BY tenant, trace_id)
-ORDER BY tenant, trace_id, w = 'reassess' DESC, kind != 'fragment' DESC, events > 0 DESC, offset DESC
+ORDER BY
+    tenant, trace_id,
+    w = 'reassess' AND part >= max(if(w = 'join' AND kind = 'chain', part, -1)) OVER session DESC,
+    w = 'join' DESC, kind != 'fragment' DESC, events > 0 DESC, offset DESC
 LIMIT 1 BY tenant, trace_id;
 
 -- One row per finding: its latest state. Never count the table itself. Offsets order the states in
 -- one partition, and writers use one partition for a finding; broker times, which may step back,
 -- order only what a change of the number of lanes, or a topic made anew, has put into another.
+-- What was found while a session was open holds while its newest record is open or says it too.
+-- Records and findings of one look have one time, so a record that comes before its findings, or
+-- behind them, takes nothing back.
 CREATE OR REPLACE VIEW findings_latest ${on_cluster} AS
-SELECT * FROM
-(
-    SELECT * FROM findings
-    ORDER BY tenant, trace_id, rule, finding_id, topic_id, partition, offset DESC
-    LIMIT 1 BY tenant, trace_id, rule, finding_id, topic_id, partition
+SELECT * EXCEPT (judged_at, found) REPLACE (
+    if(chain_state = 'open' AND judged_at >= detected_at AND NOT has(found, finding_id),
+       'retracted', state) AS state
 )
-ORDER BY tenant, trace_id, rule, finding_id, recorded_at DESC, topic_id, partition
--- The id is made of the other three; naming them lets a filter on any of them reach the table.
-LIMIT 1 BY tenant, trace_id, rule, finding_id;
+FROM
+(
+    SELECT * FROM
+    (
+        SELECT * FROM findings
+        ORDER BY tenant, trace_id, rule, finding_id, topic_id, partition, offset DESC
+        LIMIT 1 BY tenant, trace_id, rule, finding_id, topic_id, partition
+    )
+    ORDER BY tenant, trace_id, rule, finding_id, recorded_at DESC, topic_id, partition
+    -- The id is made of the other three; naming them lets a filter on any reach the table.
+    LIMIT 1 BY tenant, trace_id, rule, finding_id
+) AS latest
+LEFT JOIN
+(
+    SELECT
+        tenant, trace_id,
+        argMax(judged_at, offset) AS judged_at,
+        argMax(arrayMap(f -> f.finding_id, findings), offset) AS found
+    FROM chains
+    WHERE w = 'join' AND kind != 'fragment'
+        AND (tenant, trace_id) IN
+            (SELECT tenant, trace_id FROM findings WHERE chain_state = 'open')
+    GROUP BY tenant, trace_id
+) AS newest USING (tenant, trace_id);
 
 CREATE OR REPLACE VIEW dead_letters_distinct ${on_cluster} AS
 SELECT * FROM dead_letters

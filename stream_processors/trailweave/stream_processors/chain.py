@@ -6,12 +6,10 @@ Pure. `read` turns the bytes of a session into a `Chain` and the records that ar
 
 import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from trailweave.schemas import events, hashing
 from trailweave.schemas.codec import Decoder, WriterSchemas
@@ -34,23 +32,42 @@ HEAD_READ: Final = (
     "agent_id",
     "actor",
     "sponsor",
+    "agent_owner",
+    "delegation",
     "workflow_id",
     "parent_trace_id",
+    "span_id",
+    "parent_span_id",
+    "parent_remote",
     "data_class",
     "correlation",
     "event_type",
 )
 
+T = TypeVar("T")
+
 _TRACE_ID: Final = re.compile("[0-9a-f]{32}").fullmatch
 
 
-_CREDENTIAL: Final = ("credential_id", "expires_at", "scope_exercised", "handles")
+_CREDENTIAL: Final = ("credential_id", "expires_at", "handles")
 
 #: What rules and verdict read of an event type beside that: a field that is in neither costs no
 #: more than being stepped over. A rule that needs another field adds it.
 OWN_READ: Final[Mapping[str, tuple[str, ...]]] = {
-    "session_started": ("expected_sources", "environment", "purpose"),
+    "session_started": (
+        "expected_sources",
+        "environment",
+        "purpose",
+        "tools_offered",
+        "policy_bundles",
+    ),
+    "prompt_submitted": ("redactions",),
+    "context_retrieved": ("derived_from", "trust", "flagged"),
+    "memory_accessed": ("derived_from", "store", "memory_key", "operation", "trust"),
+    "guardrail_checked": ("call_id", "subject_event_id", "verdict"),
     "model_responded": (
+        "redactions",
+        "derived_from",
         "request_model",
         "model",
         "model_version",
@@ -67,27 +84,87 @@ OWN_READ: Final[Mapping[str, tuple[str, ...]]] = {
         "supersedes",
         "engine",
         "policy_id",
+        "bundles",
         "mode",
         "effect",
+        "error",
+        "timed_out",
+        "obligations",
+        "arguments_hash",
+        "modified_arguments_hash",
     ),
-    "approval_requested": ("approval_id", "call_id", "expires_at"),
+    "approval_requested": ("approval_id", "call_id", "requested_by", "expires_at"),
     "approval_decided": (
         "approval_id",
         "call_id",
         "approval_kind",
         "effect",
+        "requested_by",
         "by",
+        "reason",
+        "ticket",
+        "arguments_hash",
         "valid_until",
         "requested_at",
     ),
-    "credential_issued": _CREDENTIAL,
-    "credential_used": (*_CREDENTIAL, "status", "task_id"),
+    "credential_issued": (
+        *_CREDENTIAL,
+        "credential_kind",
+        "scopes_granted",
+        "issued_at",
+        "parent_credential_id",
+        "task_id",
+    ),
+    "credential_used": (
+        *_CREDENTIAL,
+        "call_id",
+        "credential_kind",
+        "credential_environment",
+        "scopes_granted",
+        "scope_exercised",
+        "issued_at",
+        "issued_trace_id",
+        "status",
+        "task_id",
+    ),
     "credential_renewed": _CREDENTIAL,
-    "credential_rotated": _CREDENTIAL,
+    "credential_rotated": (*_CREDENTIAL, "successor_credential_id"),
     "credential_revoked": _CREDENTIAL,
-    "tool_requested": ("call_id", "initiator", "tool", "record_class", "side_effect", "retry_of"),
-    "tool_executed": ("call_id", "tool", "started_at", "status", "result_data_class"),
-    "downstream_observed": ("operation", "call_id", "status"),
+    "tool_requested": (
+        "redactions",
+        "derived_from",
+        "call_id",
+        "initiator",
+        "tool",
+        "definition_hash",
+        "arguments_hash",
+        "required_scope",
+        "resource_environment",
+        "record_class",
+        "destination",
+        "side_effect",
+        "attempt",
+        "retry_of",
+    ),
+    "tool_executed": (
+        "derived_from",
+        "call_id",
+        "tool",
+        "started_at",
+        "status",
+        "side_effect",
+        "result_data_class",
+        "arguments_hash",
+    ),
+    "downstream_observed": (
+        "system",
+        "operation",
+        "principal",
+        "credential_id",
+        "call_id",
+        "status",
+        "source_address",
+    ),
     "session_ended": ("outcome", "status", "root", "expected", "expected_exhaustive"),
 }
 
@@ -102,11 +179,30 @@ def event_decoder(schemas: WriterSchemas | None = None) -> Decoder:
     return Decoder(wanted_fields(), schemas)
 
 
+#: Clocks differ by some seconds without a meaning.
+AHEAD_US: Final = 5_000_000
+
 #: Where an event lies: topic, partition, offset, and the leaf that binds it to there.
 Place = tuple[str, int, int, bytes]
 
 
-@dataclass(eq=False)  # without slots: its indexes are cached properties
+class lazy(Generic[T]):  # noqa: N801 - used as a decorator
+    """`functools.cached_property` without its lock, which Python 3.11 still takes: it costs more
+    than most of what is kept here.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> T:
+        made = instance.__dict__[self._name] = self._make(instance)
+        return made
+
+
+@dataclass(eq=False)  # without slots: its indexes are kept in it
 class Chain:
     """The distinct events of one session by causes and calls; what rules read.
 
@@ -124,6 +220,9 @@ class Chain:
     duplicates: int
     conflicts: list[str]
     times: tuple[int, int]
+    #: Events that happened, by their reporters' clocks, well after Kafka stored them, with how many
+    #: microseconds after.
+    ahead: list[tuple[Record, int]] = field(default_factory=list)
     _by_type: dict[str, list[Record]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,6 +238,10 @@ class Chain:
         """The records of one event type, in order."""
         return self._by_type.get(name, _NONE)
 
+    def kinds(self) -> frozenset[str]:
+        """The event types that are there."""
+        return frozenset(self._by_type)
+
     @property
     def types(self) -> dict[str, int]:
         """Events by type."""
@@ -146,50 +249,67 @@ class Chain:
 
     def by(self, name: str, key: str) -> dict[str, list[Record]]:
         """The records of one event type by a field, those without a value left out."""
-        found: dict[str, list[Record]] = defaultdict(list)
-        for record in self._by_type.get(name, ()):
-            if record[key] is not None:
-                found[record[key]].append(record)
+        records = self._by_type.get(name, _NONE)
+        if len(records) == 1:
+            only = records[0][key]
+            return {} if only is None else {only: records}
+        found: dict[str, list[Record]] = {}
+        for record in records:
+            value = record[key]
+            if value is None:
+                continue
+            if value in found:
+                found[value].append(record)
+            else:
+                found[value] = [record]
         return found
 
-    @cached_property
+    @lazy
     def decisions(self) -> dict[str, list[Record]]:
         """Enforced policy decisions by call, superseded ones left out."""
         made = [r for r in self.of("policy_decided") if r["mode"] == "enforced"]
         superseded = {r["supersedes"] for r in made}
-        found: dict[str, list[Record]] = defaultdict(list)
+        found: dict[str, list[Record]] = {}
         for record in made:
-            if record["call_id"] is not None and record["decision_id"] not in superseded:
-                found[record["call_id"]].append(record)
+            call = record["call_id"]
+            if call is None or record["decision_id"] in superseded:
+                continue
+            if call in found:
+                found[call].append(record)
+            else:
+                found[call] = [record]
         return found
 
-    @cached_property
+    @lazy
     def approvals(self) -> dict[str, list[Record]]:
         """Approval decisions by call; one without a call id takes that of its request."""
+        found: dict[str, list[Record]] = {}
+        answers = self.of("approval_decided")
+        if not answers:
+            return found
         asked = {r["approval_id"]: r["call_id"] for r in self.of("approval_requested")}
-        found: dict[str, list[Record]] = defaultdict(list)
-        for record in self.of("approval_decided"):
+        for record in answers:
             call = record["call_id"] or asked.get(record["approval_id"])
             if call is not None:
-                found[call].append(record)
+                found.setdefault(call, []).append(record)
         return found
 
-    @cached_property
+    @lazy
     def requests(self) -> dict[str, list[Record]]:
         """Tool requests by call."""
         return self.by("tool_requested", "call_id")
 
-    @cached_property
+    @lazy
     def executions(self) -> dict[str, list[Record]]:
         """Tool executions by call, refused ones included."""
         return self.by("tool_executed", "call_id")
 
-    @cached_property
+    @lazy
     def observations(self) -> dict[str, list[Record]]:
         """What downstream systems saw, by call."""
         return self.by("downstream_observed", "call_id")
 
-    @cached_property
+    @lazy
     def proposals(self) -> dict[str, Record]:
         """The model response that proposed a call, by call."""
         return {
@@ -198,17 +318,42 @@ class Chain:
             for call in record["proposed"]
         }
 
-    def ran(self, call_id: str) -> list[Record]:
-        """Executions that did run, whatever came of them, and downstream traces of the call."""
-        ran = [r for r in self.executions.get(call_id, ()) if r["status"] not in NOT_RUN]
-        return ran + self.observations.get(call_id, [])
+    @lazy
+    def runs(self) -> dict[str, list[Record]]:
+        """Executions that did run, whatever came of them, by call."""
+        found: dict[str, list[Record]] = {}
+        for record in self.of("tool_executed"):
+            if record["status"] not in NOT_RUN:
+                found.setdefault(record["call_id"], []).append(record)
+        return found
 
-    @cached_property
+    def ran(self, call_id: str) -> list[Record]:
+        """These of one call, and what downstream systems saw of it."""
+        return self.runs.get(call_id, _NONE) + self.observations.get(call_id, _NONE)
+
+    @lazy
+    def delegations(self) -> list[Record]:
+        """The first event of each line of delegation."""
+        found: dict[int, Record] = {}
+        for record in self.records:
+            line = record["delegation"]
+            # The events of one agent share this object.
+            if line and id(line) not in found:
+                found[id(line)] = record
+        if len(found) < 2:
+            return list(found.values())
+        lines: dict[str, Record] = {}
+        for record in found.values():
+            line = [(one["subject"], one["scopes"]) for one in record["delegation"]]
+            lines.setdefault(repr(line), record)
+        return list(lines.values())
+
+    @lazy
     def promised(self) -> frozenset[str]:
         """Authorities of which `session_started` said that they report."""
         return frozenset(s for r in self.of("session_started") for s in r["expected_sources"])
 
-    @cached_property
+    @lazy
     def expected(self) -> dict[str, int] | None:
         """Counts per producer that an exhaustive root end promised; None without one."""
         found: dict[str, int] = {}
@@ -218,17 +363,30 @@ class Chain:
                 found[producer] = max(found.get(producer, 0), count)
         return found if ends else None
 
-    @cached_property
+    @lazy
     def counts(self) -> dict[str, int]:
         """Distinct events per producer."""
         return {
             producer: sum(part.events for part in parts) for producer, parts in self.ranges.items()
         }
 
-    @cached_property
+    @lazy
     def ranges(self) -> dict[str, list[ProducerRange]]:
         """Sequence ranges by producer, those included that were announced and sent nothing."""
         return producer_ranges(self.records, self.expected or ())
+
+    @lazy
+    def flawed(self) -> dict[str, list[ProducerRange]]:
+        """The ranges of those producers of whom a number is missing, doubled, or was announced and
+        never came.
+        """
+        expected, counts = self.expected or {}, self.counts
+        return {
+            producer: parts
+            for producer, parts in self.ranges.items()
+            if counts[producer] < expected.get(producer, 0)
+            or any(part.missing or part.conflicting for part in parts)
+        }
 
     def whole(self) -> bool:
         """Whether every promised count has arrived."""
@@ -316,6 +474,7 @@ def read(session: Session, source: Source) -> Reading:
     others: set[tuple[str, bytes]] = set()
     evidence: list[bytes] = []
     offsets: list[list[int]] = [[] for _ in source.topics]
+    ahead: list[tuple[Record, int]] = []
     records, refused, duplicates = [], [], 0
     for place, recorded_ms, value in sorted(
         zip(session.places, session.times, session.values, strict=True)
@@ -338,6 +497,9 @@ def read(session: Session, source: Source) -> Reading:
             continue
         else:
             others.add((event_id, value))
+        ahead_us = record["occurred_at"] - recorded_ms * 1000
+        if ahead_us > AHEAD_US:
+            ahead.append((record, ahead_us))
         leaf = hashing.leaf_behind(part.leaf, offset, key_digest, value)
         record["place"] = (part.topic, part.partition, offset, leaf)
         records.append(record)
@@ -359,6 +521,7 @@ def read(session: Session, source: Source) -> Reading:
         duplicates,
         sorted({event_id for event_id, _ in others}),
         (min(session.times), max(session.times)),
+        ahead,
     )
     return Reading(chain, refused)
 

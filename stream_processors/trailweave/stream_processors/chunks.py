@@ -53,6 +53,8 @@ def largest(
     Or until `bytes_max` of that is not in chunks yet. A session whose chunks are on their way can't
     leave before they are committed.
     """
+    if size <= 0:
+        return  # without a look at every session, which each turn would cost
     every = [(lane, turn, open_) for lane, turn in turns for open_ in lane.sessions.values()]
     every.sort(key=lambda item: item[2].size, reverse=True)
     for lane, turn, session in every:

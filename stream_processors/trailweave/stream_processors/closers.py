@@ -31,8 +31,9 @@ from trailweave.schemas.codec import Encoder
 from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.lanes import Lane, Turn
+from trailweave.stream_processors.own_rules import own_rules
 from trailweave.stream_processors.session import Session
-from trailweave.stream_processors.verdict import RulesConfig
+from trailweave.stream_processors.verdict import Own, RulesConfig
 
 log = logging.getLogger(__name__)
 
@@ -409,8 +410,8 @@ class _ElsewhereError(Exception):
 class Desk:
     """Closes jobs; made once per child."""
 
-    def __init__(self, config: RulesConfig) -> None:
-        self._config = config
+    def __init__(self, config: RulesConfig, own: Own | None = None) -> None:
+        self._config, self._own = config, own
         self._encoder = Encoder()
         self._decoder = event_decoder()
         self._sources: dict[int, Source] = {}
@@ -419,7 +420,8 @@ class Desk:
         """The session's records, as the worker itself would make them."""
         session = Session(job.key, [], job.values, job.places, job.times)
         try:
-            closing = close(session, job.reason, job, self._source(job.partition), self._config)
+            source = self._source(job.partition)
+            closing = close(session, job.reason, job, source, self._config, self._own)
         except _ElsewhereError:
             return "elsewhere"
         return None if closing is None else seal(closing, self._encoder)
@@ -440,8 +442,8 @@ def serve(pipe: Connection, config: RulesConfig) -> None:
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
-    desk = Desk(config)
-    with rare_collections(), contextlib.suppress(EOFError, OSError):
+    with own_rules(config) as own, rare_collections(), contextlib.suppress(EOFError, OSError):
+        desk = Desk(config, own)
         pipe.send_bytes(_READY)
         while True:
             jobs: list[Job] = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our worker

@@ -5,14 +5,16 @@ it is a chain or a fragment. That content decides is what lets a recovery agree 
 it. `seal` makes the bytes. Worker and child processes (`closers`) both call these two.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from trailweave.schemas.codec import Encoder
-from trailweave.stream_processors.chain import Reading, Source, read
+from trailweave.stream_processors.chain import Chain, Reading, Source, read
 from trailweave.stream_processors.lanes import Refused
 from trailweave.stream_processors.session import Session
 from trailweave.stream_processors.verdict import (
     Circumstances,
+    Own,
     RulesConfig,
     Verdict,
     chain_record,
@@ -32,7 +34,7 @@ class Closing(NamedTuple):
     session: bytes
     trace_id: str
     tenant: str
-    #: `chain` or `fragment`: the header by which recovery and load know the record.
+    #: `chain`, `fragment` or `open`: the header by which recovery and load know the record.
     kind: str
     chain: dict[str, Any]
     findings: list[dict[str, Any]]
@@ -107,7 +109,12 @@ def dead_letter(
 
 
 def close(
-    session: Session, reason: str, turn: Then, source: Source, config: RulesConfig
+    session: Session,
+    reason: str,
+    turn: Then,
+    source: Source,
+    config: RulesConfig,
+    own: Own | None = None,
 ) -> Closing | None:
     """The session's records; None when it is not to be closed yet.
 
@@ -117,13 +124,20 @@ def close(
     reading = read(session, source)
     if reason == "counts" and not reading.chain.whole():
         return None
-    return _closing(session.key, reading, reason, turn, config)
+    return _closing(session.key, reading, reason, turn, config, own)
 
 
-def _closing(key: bytes, reading: Reading, reason: str, turn: Then, config: RulesConfig) -> Closing:
+def _closing(
+    key: bytes,
+    reading: Reading,
+    reason: str,
+    turn: Then,
+    config: RulesConfig,
+    own: Own | None,
+) -> Closing:
     chain = reading.chain
     whole = bool(chain.of("session_started"))
-    verdict: Verdict = judge(chain, config) if whole else unjudged(chain)
+    verdict: Verdict = judge(chain, config, own=own) if whole else unjudged(chain)
     at = Circumstances(
         state="closed" if whole else "fragment",
         close_reason=reason,
@@ -131,12 +145,24 @@ def _closing(key: bytes, reading: Reading, reason: str, turn: Then, config: Rule
         judged_at_ms=max(turn.clock_ms, chain.times[1]),
         dead_lettered=len(reading.refused),
     )
+    return records(key, chain, verdict, at, config, reading.refused)
+
+
+def records(
+    key: bytes,
+    chain: Chain,
+    verdict: Verdict,
+    at: Circumstances,
+    config: RulesConfig,
+    refused: Sequence[Refused] = (),
+) -> Closing:
+    """The chain record and the findings of a chain, closed or not."""
     return Closing(
         key,
         chain.trace_id,
         chain.tenant,
-        "chain" if whole else "fragment",
+        "chain" if at.state == "closed" else at.state,
         chain_record(chain, verdict, at, config),
         [finding_record(finding, chain, at, config) for finding in verdict.findings],
-        reading.refused,
+        list(refused),
     )

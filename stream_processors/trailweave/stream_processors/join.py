@@ -37,6 +37,7 @@ from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.schemas.group_slot import GroupSlot
 from trailweave.schemas.schema_topic import SchemaTopic
+from trailweave.schemas.silence import Silence
 from trailweave.schemas.standing import StandingRule, WriterStandings
 from trailweave.stream_processors import lane_reader
 from trailweave.stream_processors.chain import Source, event_decoder
@@ -51,9 +52,11 @@ from trailweave.stream_processors.closers import Closers, Due, rare_collections
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
 from trailweave.stream_processors.lane_recovery import LaneRecovery
-from trailweave.stream_processors.lanes import CLOSING_FIELDS, Lane, Turn
+from trailweave.stream_processors.lanes import FOLD_READ, Lane, Turn
 from trailweave.stream_processors.memory import Memory
 from trailweave.stream_processors.metrics import JoinMetrics
+from trailweave.stream_processors.open_revisions import revision, to_look_at
+from trailweave.stream_processors.own_rules import own_rules
 from trailweave.stream_processors.session import ClosingTimes, Session
 from trailweave.stream_processors.transactions import Transactions, Work
 from trailweave.stream_processors.verdict import RulesConfig
@@ -91,6 +94,8 @@ class JoinSettings:
     batch_events_max: int = 20_000
     #: What a session has held for longer goes to chunks: a recovery replays about so much input.
     promote_s: float = 60.0
+    #: A session is looked at before its close so often at the most.
+    look_every_s: float = 2.0
     #: Bytes of events that open sessions may hold in memory, about; above it the largest are left
     #: to chunks until they close, and partitions that are ahead of the others wait.
     held_bytes_max: int = 512 * 1024 * 1024
@@ -111,6 +116,7 @@ class _Batch:
     chunks: list[tuple[Lane, Session, Chunk]]
     #: Sessions that leave memory to their chunks once these are committed.
     leaving: list[tuple[Lane, Session]]
+    revisions: list[tuple[Lane, Turn, Sealed]]
     #: The member that read it.
     generation: Any
 
@@ -145,10 +151,14 @@ class JoinWorker:
             schemas = self._schema_topic = SchemaTopic(settings.kafka, rule=wait)
         self._schemas = schemas
         self._decoder = event_decoder(self._schemas)
-        self._closing_decoder = Decoder(CLOSING_FIELDS, self._schemas)
+        self._fold_decoder = Decoder(FOLD_READ, self._schemas)
         self._encoder = Encoder()
         self._sources: dict[int, Source] = {}
         self._closers = Closers(settings.closers, settings.rules, self.metrics.closers_lost.inc)
+        self._ending = contextlib.ExitStack()
+        self._own = self._ending.enter_context(
+            own_rules(settings.rules, self.metrics.own_rules_failed.inc)
+        )
         self._assigned: set[int] | None = None
         #: Partitions that were not assigned though others of their lanes were.
         self._torn = ""
@@ -159,12 +169,13 @@ class JoinWorker:
         self._transactions: Transactions | None = None
         self._memory = Memory(settings.kafka, settings.held_bytes_max)
         self._recovery = LaneRecovery(
-            settings.kafka, settings.group, settings.times, self._closing_decoder
+            settings.kafka, settings.group, settings.times, self._fold_decoder
         )
         instance = f"{settings.group}-{settings.slot}"
         self._slot = GroupSlot(settings.kafka, settings.group, instance, settings.session_timeout_s)
         #: Why Kafka refuses us, until it is known whether another process has our slot.
         self._fenced = ""
+        self._silence = Silence(settings.kafka)
         self._consumer = self._subscribed()
         self._confirmer = Confirmer(dict(settings.kafka), self._topics)
 
@@ -238,7 +249,11 @@ class JoinWorker:
 
     def _step(self) -> int:
         if self._rebalanced and self._assigned is not None:
-            self._rebuild()
+            try:
+                self._rebuild()
+            except Retryable:
+                self._stay_in_the_group()
+                raise
         # Taken before the messages: with a later one, a worker that lost its lanes in between
         # could commit under the new generation's name.
         generation = self._consumer.consumer_group_metadata()
@@ -258,6 +273,7 @@ class JoinWorker:
                 # It comes once, together with the revocation.
                 lane_reader.raise_if_fenced("read events", error)
             return 0  # of whichever assignment they are: the rebuild reads them again
+        self._listen(messages)
         folded = self._fold(messages)
         self._closers.expect(folded)
         try:
@@ -265,7 +281,8 @@ class JoinWorker:
             before = self._transaction(last) if last is not None else None
             self._confirmer.poll(self.lanes, self._now_s())
             self._learn()
-            self._batch = self._begin(generation)
+            busy = len(messages) >= self.settings.batch_events_max
+            self._batch = self._begin(generation, busy=busy)
             if before is not None:
                 self._commit(before)
             if last is not None:
@@ -278,6 +295,28 @@ class JoinWorker:
             raise
         self._gauge()
         return folded
+
+    def _listen(self, messages: list[lane_reader.Fetched]) -> None:
+        """Give up a client that gets nothing of what is there."""
+        if messages or self._memory.waits:
+            self._silence.heard()
+            return
+        positions = {
+            (topic, lane.index): position
+            for lane in self.lanes.values()
+            for topic, position in zip(self._topics, lane.positions, strict=True)
+        }
+        if self._silence.is_deaf(positions):
+            raise lane_reader.FencedError("couldn't read events: others get them, this client not")
+
+    def _stay_in_the_group(self) -> None:
+        """Poll although there is nothing to join yet: a rebalance that others need waits for it.
+
+        What is read here is of no lane and is read again after the rebuild.
+        """
+        messages = lane_reader.consume(self._consumer, self.settings.batch_events_max, 0.0)
+        for error in filter(None, (message.error() for message in messages)):
+            lane_reader.raise_if_fenced("read events", error)
 
     def settle(self) -> None:
         """Commit the batch whose sessions children still close, if there is one."""
@@ -294,7 +333,7 @@ class JoinWorker:
             lane.leave(session)
         self._memory.balance(self._consumer, self.lanes.values())
 
-    def _begin(self, generation: Any) -> _Batch:
+    def _begin(self, generation: Any, *, busy: bool) -> _Batch:
         """End the batch: its sessions are with the children, or wait for `_transaction`."""
         turns = [(lane, lane.turn()) for lane in self.lanes.values()]
         self._closers.begin(self._take_due(turns), self._close_here)
@@ -312,7 +351,19 @@ class JoinWorker:
         for lane, turn, session in largest(turns, excess):
             leaving.append((lane, session))
             chunks += [(lane, session, chunk) for chunk in promoted(lane, session, turn)]
-        return _Batch(turns, chunks, leaving, generation)
+        return _Batch(turns, chunks, leaving, self._revisions(turns, busy=busy), generation)
+
+    def _revisions(
+        self, turns: list[tuple[Lane, Turn]], *, busy: bool
+    ) -> list[tuple[Lane, Turn, Sealed]]:
+        """Of sessions that stay open, what there is to say of them now."""
+        every_ms, found = int(self.settings.look_every_s * 1000), []
+        for lane, turn, session in to_look_at(turns, every_ms, busy=busy):
+            with contextlib.suppress(_TooEarlyError):
+                said = revision(session, turn, self._source(lane.index), self.settings.rules)
+                if said is not None:
+                    found.append((lane, turn, seal(said, self._encoder)))
+        return found
 
     def _take_due(self, turns: list[tuple[Lane, Turn]]) -> list[Due]:
         try:
@@ -328,7 +379,8 @@ class JoinWorker:
     def _transaction(self, batch: _Batch) -> Work | None:
         """What the batch's transaction carries; None if there is nothing to say."""
         closings = self._closers.finish(self._close_here)
-        if not closings and not batch.chunks and not any(turn.moved for _, turn in batch.turns):
+        told = closings or batch.chunks or batch.revisions
+        if not told and not any(turn.moved for _, turn in batch.turns):
             return None
         # Before the next sessions close or go to chunks: this transaction has to hold their lows.
         offsets = [
@@ -338,7 +390,7 @@ class JoinWorker:
                 self._topics, turn.positions, lane.prepare(turn), strict=True
             )
         ]
-        return Work(batch.turns, closings, batch.chunks, offsets, batch.generation)
+        return Work(batch.turns, closings, batch.revisions, batch.chunks, offsets, batch.generation)
 
     def _fold(self, messages: list[lane_reader.Fetched]) -> int:
         lanes, index, folded = self.lanes, self._topic_index, 0
@@ -379,7 +431,7 @@ class JoinWorker:
         for lane in self.lanes.values():
             for key in list(lane.unknown):
                 try:
-                    if self._closing_decoder.knows(key):
+                    if self._fold_decoder.knows(key):
                         lane.learned(key)
                 except Rejected as error:
                     log.warning("events of schema %s will be dead-lettered: %s", key.hex(), error)
@@ -387,7 +439,8 @@ class JoinWorker:
     def _close_here(self, due: Due) -> Sealed | None:
         source = self._source(due.lane.index)
         try:
-            closing = close(due.session, due.reason, due.turn, source, self.settings.rules)
+            rules = self.settings.rules
+            closing = close(due.session, due.reason, due.turn, source, rules, self._own)
         except _TooEarlyError:
             return None  # it stays open, and is looked at again
         return None if closing is None else seal(closing, self._encoder)
@@ -469,6 +522,7 @@ class JoinWorker:
             metrics.closed.labels(*labels).inc(count)
         metrics.duplicates.inc(sum(closing.duplicates for closing in closings))
         metrics.chunks.inc(len(work.chunks))
+        metrics.revisions.inc(len(work.revisions))
         for rule in (rule for closing in closings for rule, _ in closing.findings):
             metrics.findings.labels(rule).inc()
         refused = [closing.refused for closing in closings]
@@ -490,6 +544,7 @@ class JoinWorker:
     def close(self) -> None:
         """Leave cleanly: everything folded is committed or will be read again."""
         self._closers.stop()
+        self._ending.close()
         self._confirmer.close()
         self._memory.close()
         if self._schema_topic is not None:

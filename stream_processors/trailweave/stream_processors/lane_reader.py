@@ -106,7 +106,8 @@ def translated(what: str, call: Callable[[], T]) -> T:
 
 
 class FencedError(Retryable):
-    """Our session has timed out, or our transaction; or another process has our slot."""
+    """Our client is of no more use: our session has timed out, or our transaction; or another
+    process has our slot; or it no longer gets anything."""
 
 
 def kafka_error(what: str, error: KafkaError) -> Retryable | Fatal:
@@ -153,7 +154,11 @@ def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int
 def committed(
     consumer: Consumer, topics: Sequence[str], partition: int
 ) -> list[tuple[str, int, str | None]]:
-    """(topic, offset or -1, metadata) of one lane, waiting while a transaction settles them."""
+    """(topic, offset or -1, metadata) of one lane, waiting while a transaction settles them.
+
+    For ever, if the broker has lost the end of that transaction, as Kafka does when a partition has
+    no leader at that moment.
+    """
     answer = translated(
         f"read the committed offsets of lane {partition}",
         lambda: consumer.committed(

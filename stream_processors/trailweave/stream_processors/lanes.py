@@ -10,7 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from trailweave.schemas import events
 from trailweave.schemas.codec import CONFLUENT, SINGLE_OBJECT, TENANT_BYTES_MAX, Decoder
@@ -24,11 +24,14 @@ OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 #: Below so many entries, beside two for each open session, a queue is not worth sweeping.
 _SWEPT_MIN: Final = 1_000
 
-#: Event types that decide when a session closes: the only ones decoded before the close.
-CLOSING_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+#: The event types that are decoded as they are folded, and what is read of them: three decide when
+#: their session closes, two that it is watched until then.
+FOLD_READ: Final[Mapping[str, tuple[str, ...]]] = {
     "session_ended": ("event_type", "root", "expected", "expected_exhaustive"),
     "approval_requested": ("event_type", "approval_id", "expires_at"),
     "approval_decided": ("event_type", "approval_id"),
+    "policy_decided": ("event_type", "mode", "effect"),
+    "credential_revoked": ("event_type",),
 }
 
 
@@ -114,6 +117,11 @@ def group_key(key: bytes | None, value: bytes | None) -> bytes:
     return value[start + 38 : end]
 
 
+def denies(record: Mapping[str, Any]) -> bool:
+    """Whether a policy decision forbids, and not only as a trial."""
+    return bool(record["mode"] == "enforced" and record["effect"] == "deny")
+
+
 def _schema_key(value: bytes) -> bytes:
     """What names the schema of bytes that `group_key` has let through."""
     return value[2:10] if value[:2] == SINGLE_OBJECT else value[1:5]
@@ -127,7 +135,7 @@ class Lane:
     #: Next offset to fold, per topic.
     positions: list[int]
     times: ClosingTimes
-    #: Decodes `CLOSING_FIELDS` at least.
+    #: Decodes `FOLD_READ` at least.
     decoder: Decoder
     #: Number of the last turn, and of the last one that was committed.
     number: int = 0
@@ -152,6 +160,8 @@ class Lane:
     #: Sessions by the time of their first event outside of chunks; those of other times are stale.
     _outside: deque[tuple[int, Session]] = field(default_factory=deque)
     _ended: dict[bytes, Session] = field(default_factory=dict)
+    #: Sessions to be looked at before they close, the longest waiting first.
+    _stirred: dict[bytes, Session] = field(default_factory=dict)
     _serial: int = 0
     _special: dict[bytes, str | None] = field(default_factory=dict)
 
@@ -198,6 +208,8 @@ class Lane:
             self._look(session, special, recorded_ms, value)
         if session.expected_total:
             self._ended[group] = session
+        if session.watched:
+            self._stirred[group] = session
 
     def _open(self, group: bytes, recorded_ms: int) -> Session:
         session = Session(group, [-1] * len(self.positions), last_ms=recorded_ms)
@@ -214,9 +226,9 @@ class Lane:
             heapq.heappush(self._deadlines, (deadline, self._serial, session))
 
     def _look(self, session: Session, special: str, recorded_ms: int, value: bytes) -> None:
-        """An event that may decide the closing, or of a schema not met before."""
+        """An event that is decoded as it comes, or of a schema not met before."""
         special = special or self._classify(session, recorded_ms, value)
-        if special not in CLOSING_FIELDS:
+        if special not in FOLD_READ:
             return
         try:
             _, record = self.decoder.decode(value)
@@ -226,8 +238,11 @@ class Lane:
             session.note_end(record, recorded_ms)
         elif special == "approval_requested":
             session.note_approval_requested(record, recorded_ms, self.times)
-        else:
+        elif special == "approval_decided":
             session.note_approval_decided(record)
+        else:
+            session.watched = session.watched or special == "credential_revoked" or denies(record)
+            return
         self._schedule(session)
 
     def _classify(self, session: Session, recorded_ms: int, value: bytes) -> str:
@@ -242,7 +257,7 @@ class Lane:
             return "unknown"
         name = self.decoder.name_of(key)
         if own:
-            self._special[key] = name if name in CLOSING_FIELDS else None
+            self._special[key] = name if name in FOLD_READ else None
         return name
 
     def learned(self, key: bytes) -> None:
@@ -365,6 +380,19 @@ class Lane:
         self.fold(topic, offset, recorded_ms, key, value)
         self.positions[topic] = max(held, offset + 1)
 
+    # --- before the close: see `open_revisions` ---
+
+    def stirred(self) -> list[Session]:
+        """Open sessions to look at as they stand, until they are `calm`: of those watched, which
+        something came for, and the long-open ones that have grown.
+        """
+        self._stirred = {k: session for k, session in self._stirred.items() if not session.closed}
+        return list(self._stirred.values())
+
+    def calm(self, session: Session) -> None:
+        """Nothing more is to be looked at until something comes for the session, or it grows."""
+        del self._stirred[session.key]
+
     # --- long-open sessions: see `chunks` ---
 
     def overdue(self, turn: Turn, after_ms: int) -> Iterator[Session]:
@@ -383,6 +411,8 @@ class Lane:
         session.promoted = len(session.values)
         session.outside_ms = -1
         session.first = [-1] * len(self.positions)
+        if session.promoted >= 2 * session.looked_events:
+            self._stirred[session.key] = session
 
     def leave(self, session: Session) -> None:
         """Let go of what the session's chunks hold, if it is open and all of them are known."""

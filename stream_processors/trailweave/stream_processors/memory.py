@@ -44,6 +44,11 @@ class Memory:
 
     # --- partitions that wait ---
 
+    @property
+    def waits(self) -> bool:
+        """Whether any partition waits."""
+        return bool(self._paused)
+
     def assigned(self, consumer: Consumer, parts: list[TopicPartition]) -> None:
         """The consumer has a new assignment: nothing of it waits."""
         consumer.resume(parts)

@@ -19,9 +19,11 @@ class JoinMetrics:
     dead_letters: Counter = field(init=False)
     duplicates: Counter = field(init=False)
     chunks: Counter = field(init=False)
+    revisions: Counter = field(init=False)
     recoveries: Counter = field(init=False)
     retries: Counter = field(init=False)
     closers_lost: Counter = field(init=False)
+    own_rules_failed: Counter = field(init=False)
     closers: Gauge = field(init=False)
     open_sessions: Gauge = field(init=False)
     held_events: Gauge = field(init=False)
@@ -42,9 +44,14 @@ class JoinMetrics:
         self.dead_letters = counter("dead_letters", "records dead-lettered", "code")
         self.duplicates = counter("duplicates", "repeated events left out")
         self.chunks = counter("chunks", "chunks of long-open sessions written")
+        self.revisions = counter("open_revisions", "records of sessions that are still open")
         self.recoveries = counter("recoveries", "rebuilds of the lanes' memory")
         self.retries = counter("retries", "waits because Kafka was away")
         self.closers_lost = counter("closers_lost", "child processes for closings that ended")
+        self.own_rules_failed = counter(
+            "own_rules_failed",
+            "users' own rules that raised, and processes of theirs that were lost",
+        )
         self.closers = gauge("closers", "child processes that share the closings")
         self.open_sessions = gauge("open_sessions", "sessions open", "lane")
         self.held_events = gauge("held_events", "events in open sessions", "lane")

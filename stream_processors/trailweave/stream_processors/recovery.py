@@ -6,6 +6,7 @@
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import chunks
@@ -67,6 +68,14 @@ def checkpoint(lane: int, committed: Sequence[tuple[str, int, str | None]]) -> C
     )
 
 
+#: A broker that was killed may come back with a part of what it keeps of groups, for good: its next
+#: start reads the whole.
+_REMEDY: Final = (
+    "if the broker that coordinates the group has just been killed, restart it once more, for it"
+    " may have read only a part of the group's offsets; else restore the group's offsets"
+)
+
+
 def check_newest(lane: int, group: str, point: Checkpoint | None, newest: int) -> None:
     """Raise `OffsetsError` when records are of a newer transaction than the offsets.
 
@@ -75,12 +84,12 @@ def check_newest(lane: int, group: str, point: Checkpoint | None, newest: int) -
     if point is None and newest:
         raise OffsetsError(
             f"lane {lane}: the group {group} has no committed offsets, though there are records of"
-            f" its transaction {newest}; restore the group's offsets"
+            f" its transaction {newest}; {_REMEDY}"
         )
     if point is not None and point.number < newest:
         raise OffsetsError(
             f"lane {lane}: the committed offsets of {group} are those of transaction"
-            f" {point.number}, though there are records of {newest}; restore the group's offsets"
+            f" {point.number}, though there are records of {newest}; {_REMEDY}"
         )
 
 
@@ -94,7 +103,7 @@ def check_cuts(lane: int, point: Checkpoint, cuts: Iterable[Sequence[int]]) -> N
         if any(map(operator.gt, cut, point.positions)):
             raise OffsetsError(
                 f"lane {lane}: records took events up to {list(cut)}, though the committed offsets"
-                f" are {list(point.positions)}; restore the group's offsets"
+                f" are {list(point.positions)}; {_REMEDY}"
             )
 
 
@@ -148,6 +157,19 @@ def session_headers(kind: str, number: int, session: bytes, cut: Sequence[int]) 
         (NUMBER, str(number).encode()),
         (SESSION, session),
         (CUT, ",".join(map(str, cut)).encode()),
+    ]
+
+
+def reassess_headers(number: int, session: bytes) -> Headers:
+    """Headers of a record that `reassess` writes, of the session up to a part of this number.
+
+    Without a cut: it takes no events.
+    """
+    return [
+        (WRITER, b"reassess"),
+        (KIND, b"chain"),
+        (NUMBER, str(number).encode()),
+        (SESSION, session),
     ]
 
 

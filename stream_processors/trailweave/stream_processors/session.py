@@ -1,7 +1,7 @@
 """One open session: all events of one (tenant, trace id) in one lane, as the bytes that came.
 
-Pure, and on the path of every event: nothing is decoded here but session ends and approvals, which
-decide when the session closes. `lanes` owns sessions; `chain` reads one when it closes.
+Pure, and on the path of every event: nothing is decoded here but what decides when the session
+closes, and whether it is watched until then. `lanes` owns sessions; `chain` reads one whole.
 """
 
 from array import array
@@ -67,6 +67,13 @@ class Session:
     decided: set[str] = field(default_factory=set)
     #: Keys of schemas that nobody has published yet -> broker time until which they are waited for.
     unknown: dict[bytes, int] = field(default_factory=dict)
+    #: Something was denied or revoked: what comes after it may not be let wait for the close.
+    watched: bool = False
+    #: Lane clock of the last look at it as it stood, or -1, and its events then.
+    looked_ms: int = -1
+    looked_events: int = 0
+    #: Ids of the findings of its last open revision; None: there was none.
+    told: frozenset[str] | None = None
     #: The deadline under which the lane has it in its heap; other entries of it are stale.
     scheduled_ms: int = NEVER_MS
 

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from trailweave.schemas import events
 from trailweave.schemas.client_log import client_log
 from trailweave.schemas.codec import Encoder
+from trailweave.schemas.deadline import LateError, answer_within
 from trailweave.schemas.errors import Retryable
 from trailweave.stream_processors import lane_reader, recovery
 from trailweave.stream_processors.chunks import Chunk
@@ -39,6 +40,8 @@ class Work:
 
     turns: Sequence[tuple[Lane, Turn]]
     closings: Sequence[tuple[Due, Sealed]]
+    #: Open revisions of sessions that stay.
+    revisions: Sequence[tuple[Lane, Turn, Sealed]]
     #: With their lanes and sessions.
     chunks: Sequence[tuple[Lane, Session, Chunk]]
     #: Of every topic of every lane, moved or not: they fence a zombie.
@@ -99,6 +102,8 @@ class Transactions:
             self._producer.begin_transaction()
             for due, closing in work.closings:
                 self._produce_closing(due, closing)
+            for lane, turn, revision in work.revisions:
+                self._produce_chain(lane, turn, revision)
             for lane, _, (key, chunk) in work.chunks:
                 self._produce(
                     events.OPEN_SESSIONS_TOPIC,
@@ -125,33 +130,20 @@ class Transactions:
         return self._delivered
 
     def _send_offsets(self, work: Work) -> None:
-        """Add the offsets, with a timeout that holds.
-
-        librdkafka keeps none: it waits for ever when the coordinator's broker was missing from the
-        metadata for a moment, as while a broker starts (its issues 5456 and 5511). So the call runs
-        in a thread of its own. Who still waits there is left behind with its producer, which the
-        next one fences: what it may still send does not count.
-        """
-        failed: list[BaseException] = []
-
-        def send() -> None:
-            try:
-                self._producer.send_offsets_to_transaction(
-                    work.offsets, work.generation, OFFSETS_TIMEOUT_S
-                )
-            except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
-                failed.append(error)
-
-        sending = threading.Thread(target=send, name="send-offsets", daemon=True)
-        sending.start()
-        sending.join(OFFSETS_TIMEOUT_S)
-        if sending.is_alive():
+        offsets, generation = work.offsets, work.generation
+        try:
+            answer_within(
+                OFFSETS_TIMEOUT_S,
+                lambda: self._producer.send_offsets_to_transaction(
+                    offsets, generation, OFFSETS_TIMEOUT_S
+                ),
+            )
+        except LateError:
+            # The next producer fences this one: what it may still send does not count.
             raise Retryable(
                 "couldn't commit a batch: no group coordinator took the offsets within"
                 f" {OFFSETS_TIMEOUT_S:.0f} s"
-            )
-        if failed:
-            raise failed[0]
+            ) from None
 
     def _commit_until_sure(self) -> None:
         """A retriable timeout says nothing about the outcome: the same commit is asked again.
@@ -184,26 +176,29 @@ class Transactions:
             except BufferError:
                 self._producer.poll(0.1)
 
-    def _produce_closing(self, due: Due, closing: Sealed) -> None:
-        key, partition = closing.trace_id.encode(), due.lane.index
+    def _produce_chain(self, lane: Lane, turn: Turn, sealed: Sealed) -> None:
+        key, partition = sealed.trace_id.encode(), lane.index
         self._produce(
             events.SESSIONS_TOPIC,
             partition=partition,
             key=key,
-            value=closing.chain,
+            value=sealed.chain,
             headers=recovery.session_headers(
-                closing.kind, due.turn.number, closing.session, due.turn.positions
+                sealed.kind, turn.number, sealed.session, turn.positions
             ),
             on_delivery=self._on_session,
         )
-        for _, finding in closing.findings:
+        for _, finding in sealed.findings:
             self._produce(events.FINDINGS_TOPIC, partition=partition, key=key, value=finding)
+
+    def _produce_closing(self, due: Due, closing: Sealed) -> None:
+        self._produce_chain(due.lane, due.turn, closing)
         for refused in closing.refused:
             self._produce_dead_letter(due.lane, refused, closing)
         for chunk_key in due.session.chunks:
             self._produce(
                 events.OPEN_SESSIONS_TOPIC,
-                partition=partition,
+                partition=due.lane.index,
                 key=chunk_key,
                 value=None,
                 headers=recovery.chunk_headers(due.turn.number),

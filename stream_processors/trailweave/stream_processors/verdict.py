@@ -5,8 +5,8 @@ Pure: the same chain and settings give the same verdict, whenever and wherever i
 
 import hashlib
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
 
@@ -17,8 +17,10 @@ from trailweave.schemas.varint import write_varint
 from trailweave.stream_processors.bounds import bounded, text, text_or_none
 from trailweave.stream_processors.chain import SEQUENCE, Chain, Record, ordered, values
 from trailweave.stream_processors.ranges import ProducerRange
-from trailweave.stream_processors.rules import RULES, RULES_VERSION, Hit, Rule
+from trailweave.stream_processors.rules import RULES, RULES_VERSION, Hit, Limits, Rule
+from trailweave.stream_processors.rules.limits import limits_from
 from trailweave.stream_processors.rules.rule import Source
+from trailweave.stream_processors.rules.ruleset import Plan, RuleSet
 
 #: Evidence listed event by event; a longer chain carries ranges and the root only, so that no
 #: chain record outgrows Kafka's limits (a reference takes about 110 bytes).
@@ -28,9 +30,27 @@ FINDINGS_PER_RULE_MAX: Final = 100
 #: References to events per finding.
 FINDING_EVIDENCE_MAX: Final = 20
 
+ALL: Final = RuleSet(RULES)
+#: Those that are asked of open sessions.
+EARLY: Final = RuleSet(rule for rule in RULES if rule.early)
+
 SEVERITIES: Final = ("none", "low", "medium", "high", "critical")
 DATA_CLASSES: Final = ("public", "internal", "confidential", "restricted", "secret")
 _CORRELATIONS: Final = ("exact", "handle", "heuristic", "uncorrelated")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnConfig:
+    """`[own]` of rules.toml: the user's own rules, and what they may take. See `own_rules`."""
+
+    #: As after `import`; it has `RULES`.
+    module: str
+    #: For all of them, per chain.
+    deadline_s: float = 1.0
+    #: Address space of their process.
+    memory_mb: int = 1_024
+    #: Changed when the module changes: `reassess` then judges with it what was judged before.
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,10 @@ class RulesConfig:
     expected_sources: frozenset[str] = frozenset()
     #: Rules that are not asked.
     off: frozenset[str] = frozenset()
+    #: What rules compare with.
+    limits: Limits = field(default_factory=Limits)
+    #: The user's own rules.
+    own: OwnConfig | None = None
     digest: str = "sha256:" + hashlib.sha256(b"").hexdigest()
 
     @classmethod
@@ -53,11 +77,32 @@ class RulesConfig:
             raise Fatal(f"couldn't read the rules file {path}: {error}") from error
         sources = _names(path, table, "expected_sources")
         off = _names(path, table, "off")
-        unknown = set(table) - {"expected_sources", "off"}
+        unknown = set(table) - {"expected_sources", "off", "limits", "own"}
         unknown |= sources - set(get_args(Source)) | off - {rule.name for rule in RULES}
         if unknown:
             raise Fatal(f"the rules file {path} has unknown names: {sorted(unknown)}")
-        return cls(sources, off, "sha256:" + hashlib.sha256(raw).hexdigest())
+        try:
+            limits = limits_from(table.get("limits", {}))
+            own = _own_from(table["own"]) if "own" in table else None
+        except ValueError as error:
+            raise Fatal(f"the rules file {path}: {error}") from error
+        return cls(sources, off, limits, own, "sha256:" + hashlib.sha256(raw).hexdigest())
+
+
+def _own_from(table: Any) -> OwnConfig:
+    kinds: dict[str, tuple[type, ...]] = {
+        "module": (str,),
+        "deadline_s": (int, float),
+        "memory_mb": (int,),
+        "version": (str,),
+    }
+    if not isinstance(table, dict) or not table.get("module") or table.keys() - kinds.keys():
+        raise ValueError(f"own must be a table with module, and may have {', '.join(kinds)}")
+    for name, value in table.items():
+        wrong = not isinstance(value, kinds[name]) or isinstance(value, bool)
+        if wrong or (not isinstance(value, str) and value <= 0):
+            raise ValueError(f"own.{name} can't be {value!r}")
+    return OwnConfig(**table)
 
 
 def _names(path: Path, table: dict[str, Any], key: str) -> frozenset[str]:
@@ -92,36 +137,77 @@ def unjudged(chain: Chain) -> Verdict:
     return Verdict([], [], [], "unprovable", ranges)
 
 
-def judge(chain: Chain, config: RulesConfig, rules: Iterable[Rule] = RULES) -> Verdict:
-    """Ask every rule; say what is missing and whether the record is complete."""
+def judge_early(chain: Chain, config: RulesConfig) -> Verdict:
+    """What is certain of a session that is still open; nobody can say yet what is missing of it."""
+    return unjudged(chain)._replace(findings=judge(chain, config, EARLY).findings)
+
+
+class OwnVerdict(NamedTuple):
+    """What the user's own rules say of a chain."""
+
+    found: list[tuple[Rule, list[Hit]]]
+    not_evaluable: list[str]
+    #: Names of all that gave an answer.
+    answered: frozenset[str] = frozenset()
+
+
+#: Asks the user's own rules of a chain.
+Own = Callable[[Chain], OwnVerdict]
+
+
+def asked(chain: Chain, config: RulesConfig, rules: RuleSet) -> Plan:
+    """Which rules to ask of a chain."""
     available = chain.promised | config.expected_sources
-    findings, not_evaluable = [], []
-    for rule in rules:
-        if rule.name in config.off:
-            continue
-        if not available.issuperset(rule.needs) or (rule.when and not rule.when(chain)):
+    return rules.plan(chain.kinds(), available, config.off)
+
+
+def judge(
+    chain: Chain, config: RulesConfig, rules: RuleSet = ALL, own: Own | None = None
+) -> Verdict:
+    """Ask every rule; say what is missing and whether the record is complete."""
+    plan = asked(chain, config, rules)
+    findings, not_evaluable = [], list(plan.not_evaluable)
+    limits = config.limits
+    for rule in plan.ask:
+        if rule.when and not rule.when(chain, limits):
             not_evaluable.append(rule.name)
             continue
-        # One finding per subject: a later hit on it says the same of other events.
-        by_subject: dict[str, Hit] = {}
-        for hit in rule.check(chain):
-            by_subject.setdefault(hit.subject, hit)
-            if len(by_subject) == FINDINGS_PER_RULE_MAX:
-                break
-        for subject, hit in by_subject.items():
-            finding_id = ids.derived_id(chain.tenant, chain.trace_id, rule.name, subject)
-            findings.append(Finding(finding_id, rule, hit))
+        hits = rule.check(chain, limits) if rule.limited else rule.check(chain)
+        first = next(hits, None)
+        if first is not None:
+            findings += _findings(chain, rule, _by_subject(first, hits))
+    if own is not None:
+        theirs = own(chain)
+        not_evaluable += theirs.not_evaluable
+        for rule, found in theirs.found:
+            findings += _findings(chain, rule, _by_subject(found[0], found[1:]))
     # The worst first: a chain record that can't list all of them lists these.
     findings.sort(key=lambda f: (-SEVERITIES.index(f.rule.severity), f.finding_id))
-    by_producer = chain.ranges
-    missing = list(_missing(chain, by_producer))
-    ranges = [r for group in by_producer.values() for r in group]
+    missing = list(_missing(chain))
+    ranges = [r for group in chain.ranges.values() for r in group]
     return Verdict(findings, not_evaluable, missing, _completeness(chain, missing, ranges), ranges)
 
 
-def _missing(chain: Chain, by_producer: dict[str, list[ProducerRange]]) -> Iterable[dict[str, str]]:
+def _findings(chain: Chain, rule: Rule, hits: Iterable[Hit]) -> list[Finding]:
+    return [
+        Finding(ids.derived_id(chain.tenant, chain.trace_id, rule.name, hit.subject), rule, hit)
+        for hit in hits
+    ]
+
+
+def _by_subject(first: Hit, others: Iterable[Hit]) -> Iterable[Hit]:
+    """One finding per subject: a later hit on it says the same of other events."""
+    found = {first.subject: first}
+    for hit in others:
+        if len(found) == FINDINGS_PER_RULE_MAX:
+            break
+        found.setdefault(hit.subject, hit)
+    return found.values()
+
+
+def _missing(chain: Chain) -> Iterable[dict[str, str]]:
     expected, counts = chain.expected or {}, chain.counts
-    for producer, ranges in by_producer.items():
+    for producer, ranges in chain.flawed.items():
         for part in ranges:
             if part.missing or part.conflicting:
                 yield from _sequence_lacks(part)
@@ -169,6 +255,7 @@ class Circumstances(NamedTuple):
     part: int
     judged_at_ms: int
     dead_lettered: int
+    writer: str = "join"
 
 
 def chain_record(
@@ -186,7 +273,7 @@ def chain_record(
         "trace_id": chain.trace_id,
         "state": at.state,
         "close_reason": at.close_reason,
-        "writer": "join",
+        "writer": at.writer,
         "part": at.part,
         "judged_at": at.judged_at_ms,
         "first_recorded_at": chain.times[0],

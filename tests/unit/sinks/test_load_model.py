@@ -120,13 +120,13 @@ class Worker:
             start, intent = load_plan.resume(offset, metadata, 0, len(log.records), log.topic)
             if not run.rules.redo_exactly:
                 intent = None
-            self.ranges.take(Start(log.source(), start, intent), "cluster")
+            self.ranges.take(Start(log.source(), start, intent), "cluster", 1e9)
             self.position[log.topic] = start
 
     def step(self) -> None:
         self.read()
         if self.job is None:
-            self.job = self.ranges.next(self.run.now, self.run.chance.choice((0.0, 1e9)))
+            self.job = self.ranges.next(self.run.now, waits=self.run.chance.choice((False, True)))
         if self.job is None:
             return
         try:

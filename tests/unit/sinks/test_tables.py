@@ -60,7 +60,9 @@ def test_columns_are_read_with_types_and_defaults() -> None:
 
     assert found["recorded_at"].type == "DateTime64(3, 'UTC')"
     assert found["tool"].default == "`body.own.tool`"
-    assert found["body.own.tool"].type == found["tool"].type
+    assert found["tool"].type == "LowCardinality(String)"
+    assert found["body.own.tool"].type == "String"
+    assert found["body.own.expires_at"].type == found["expires_at"].type
     assert found["record"].type == "String"
 
 

@@ -9,19 +9,24 @@ from typing import Any, Final
 from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.stream_processors.chain import Chain, Reading, Source, event_decoder, read
-from trailweave.stream_processors.lanes import CLOSING_FIELDS, OFFSET_BITS, Lane
+from trailweave.stream_processors.lanes import FOLD_READ, OFFSET_BITS, Lane
 from trailweave.stream_processors.session import ClosingTimes, Session
+from trailweave.stream_processors.verdict import RulesConfig
 
 Record = dict[str, Any]
 
 ENCODER: Final = Encoder()
 DECODER: Final = event_decoder()
-CLOSING_DECODER: Final = Decoder(CLOSING_FIELDS)
+FOLD_DECODER: Final = Decoder(FOLD_READ)
 WHOLE_DECODER: Final = Decoder()
 TOPICS: Final = events.event_topics()
 TOPIC_OF: Final = {name: TOPICS.index(kind.topic) for name, kind in events.event_types().items()}
+#: For lanes whose broker times are small numbers, long before the events' own times.
+CLOCKS_APART: Final = RulesConfig(off=frozenset({"clock_skew"}))
 TRACE: Final = "0af7651916cd43dd8448eb211c80319c"
 START_US: Final = 1_750_000_000_000_000
+#: When Kafka stored them, in sessions that are made at once: a while after the last.
+STORED_MS: Final = START_US // 1000 + 3_600_000
 TIMES: Final = ClosingTimes(
     grace_ms=100, idle_ms=1000, approval_hold_max_ms=10_000, unknown_schema_wait_ms=500
 )
@@ -41,6 +46,7 @@ REQUIRED: Final[dict[str, Record]] = {
     "credential_issued": {"credential_id": "k"},
     "credential_used": {"credential_id": "k"},
     "credential_renewed": {"credential_id": "k"},
+    "credential_revoked": {"credential_id": "k"},
 }
 
 
@@ -113,7 +119,7 @@ class Trace:
         return [*made, self.ended({"agent-1": len(made) + 1})]
 
 
-def lane(times: ClosingTimes = TIMES, decoder: Decoder = CLOSING_DECODER) -> Lane:
+def lane(times: ClosingTimes = TIMES, decoder: Decoder = FOLD_DECODER) -> Lane:
     return Lane(0, [0] * len(TOPICS), times, decoder)
 
 
@@ -149,16 +155,16 @@ def source(decoder: Decoder = DECODER) -> Source:
     return Source(TOPICS, 0, decoder, no_other_schemas)
 
 
-def session_of(made: Iterable[Made]) -> Session:
+def session_of(made: Iterable[Made], at_ms: int = 1) -> Session:
     """The one session that the events form."""
     folded = lane()
-    feed(folded, *made)
+    feed(folded, *made, at_ms=at_ms)
     (found,) = folded.sessions.values()
     return found
 
 
 def reading(made: Iterable[Made]) -> Reading:
-    return read(session_of(made), source())
+    return read(session_of(made, STORED_MS), source())
 
 
 def chain(*made: Made) -> Chain:

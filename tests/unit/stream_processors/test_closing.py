@@ -5,9 +5,9 @@ from __future__ import annotations
 from trailweave.stream_processors.chain import Source
 from trailweave.stream_processors.closing import Closing, close
 from trailweave.stream_processors.lanes import Lane
-from trailweave.stream_processors.verdict import RulesConfig
 
 from tests.unit.stream_processors.builders import (
+    CLOCKS_APART,
     DECODER,
     TOPICS,
     TRACE,
@@ -23,7 +23,7 @@ from tests.unit.stream_processors.builders import (
 
 def close_first(held: Lane, reason: str, other: Source | None = None) -> Closing | None:
     session = next(iter(held.sessions.values()))
-    return close(session, reason, held.turn(), other or source(), RulesConfig())
+    return close(session, reason, held.turn(), other or source(), CLOCKS_APART)
 
 
 def held_with(*made: Made, at_ms: int = 5) -> Lane:

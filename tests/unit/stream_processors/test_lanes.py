@@ -9,10 +9,10 @@ from trailweave.schemas.codec import CONFLUENT, Decoder
 from trailweave.schemas.compiled import Json
 from trailweave.schemas.errors import Rejected
 from trailweave.schemas.events import event_types, fingerprint_of
-from trailweave.stream_processors.lanes import CLOSING_FIELDS, Lane, Metadata, group_key
+from trailweave.stream_processors.lanes import FOLD_READ, Lane, Metadata, group_key
 
 from tests.unit.stream_processors.builders import (
-    CLOSING_DECODER,
+    FOLD_DECODER,
     TIMES,
     TOPICS,
     TRACE,
@@ -296,7 +296,7 @@ def test_a_session_with_an_unknown_schema_waits_for_it() -> None:
 
 def test_what_is_learned_late_still_counts() -> None:
     schemas = Later()
-    held = lane(decoder=Decoder(CLOSING_FIELDS, schemas))
+    held = lane(decoder=Decoder(FOLD_READ, schemas))
     value, key, schema = newer_end()
     held.fold(0, 0, 10, TRACE.encode(), value)
     assert closed(held) == []
@@ -323,7 +323,7 @@ def test_a_schema_that_nobody_publishes_delays_the_close_and_is_then_forgotten()
 
 def test_learning_a_schema_lets_a_session_close_at_its_own_deadline() -> None:
     schemas = Later()
-    held = lane(decoder=Decoder(CLOSING_FIELDS, schemas))
+    held = lane(decoder=Decoder(FOLD_READ, schemas))
     value, key, schemas.found[key] = newer_end(count=9)
     feed(held, Trace().ended(), at_ms=10)
     held.fold(0, 1, 10, TRACE.encode(), value)
@@ -495,7 +495,7 @@ def test_a_session_taken_back_for_a_while_is_due_again() -> None:
 
 def test_a_session_taken_back_still_waits_for_its_schema() -> None:
     later = Later()
-    held = lane(decoder=Decoder(CLOSING_FIELDS, later))
+    held = lane(decoder=Decoder(FOLD_READ, later))
     made = Trace().event("session_started")
     feed(held, made, value=made.value[:2] + b"newer!!!" + made.value[10:])
     away = held.sessions[KEY]
@@ -533,4 +533,4 @@ def test_replay_emits_no_dead_letters_again() -> None:
 
 def test_a_lane_has_a_place_for_every_event_topic() -> None:
     assert len(lane().positions) == len(TOPICS) == len(lane().newest_ms)
-    assert CLOSING_DECODER.known
+    assert FOLD_DECODER.known

@@ -39,8 +39,8 @@ from trailweave.stream_processors.session import ClosingTimes, Session
 from trailweave.stream_processors.verdict import RulesConfig
 
 from tests.unit.stream_processors.builders import (
-    CLOSING_DECODER,
     ENCODER,
+    FOLD_DECODER,
     TOPICS,
     WHOLE_DECODER,
     Trace,
@@ -406,10 +406,10 @@ class Run:
         end = len(self.broker.sessions)
         self.rules.check_newest(0, "group", point, self.newest(point))
         if point is None:
-            return Lane(0, [0] * len(TOPICS), TIMES, CLOSING_DECODER, sessions_end=end)
+            return Lane(0, [0] * len(TOPICS), TIMES, FOLD_DECODER, sessions_end=end)
         recovery.check_log_starts(0, TOPICS, point, [0] * len(TOPICS))
         headers = [h for h in self.broker.sessions[point.sessions_from : end] if h is not None]
-        lane = Lane(0, list(point.positions), TIMES, CLOSING_DECODER, sessions_end=end)
+        lane = Lane(0, list(point.positions), TIMES, FOLD_DECODER, sessions_end=end)
         cuts = self.rules.cuts(headers)
         room = self.chance.choice((0, HUGE))
         with patch.object(recovery, "check_cuts", self.rules.check_cuts):

@@ -11,8 +11,9 @@ from trailweave.schemas.errors import Fatal
 from trailweave.stream_processors import verdict
 from trailweave.stream_processors.chain import Chain
 from trailweave.stream_processors.ranges import CONFLICTS_MAX, GAPS_MAX
-from trailweave.stream_processors.rules import RULES
+from trailweave.stream_processors.rules import RULES, Limits
 from trailweave.stream_processors.rules.rule import Hit, rule
+from trailweave.stream_processors.rules.ruleset import RuleSet
 from trailweave.stream_processors.verdict import (
     FINDINGS_PER_RULE_MAX,
     Circumstances,
@@ -34,6 +35,8 @@ from tests.unit.stream_processors.builders import (
 )
 
 CONFIG = RulesConfig()
+#: Rules that ask for settings which nobody has made.
+UNSET = {"unapproved_model", "agent_cred_elsewhere"}
 ALL_SOURCES = ["agent", "gateway", "policy", "vault", "downstream"]
 AT = Circumstances("closed", "counts", part=7, judged_at_ms=99, dead_lettered=0)
 
@@ -136,13 +139,29 @@ def test_what_cannot_be_shown_to_be_whole_is_unprovable(events: object) -> None:
 def test_rules_whose_sources_nobody_promised_are_not_evaluable() -> None:
     found = judged(Trace().event("session_started"))
 
-    assert found.not_evaluable == [r.name for r in RULES if r.needs]
+    assert set(found.not_evaluable) == {r.name for r in RULES if r.needs} | UNSET
 
 
 def test_a_session_may_promise_the_sources_itself() -> None:
     made = Trace().event("session_started", expected_sources=ALL_SOURCES)
 
-    assert judged(made).not_evaluable == []
+    assert set(judged(made).not_evaluable) == UNSET
+
+
+def test_a_rule_is_not_asked_of_a_chain_that_has_nothing_of_what_it_is_about() -> None:
+    asked: list[str] = []
+
+    @rule("low", about=("tool_executed",), controls=(), expected="", next_step="")
+    def curious(found: Chain) -> Iterator[Hit]:
+        """Wants to see executions."""
+        asked.append(found.trace_id)
+        return iter(())
+
+    trace = Trace()
+    judge(chain(trace.event("session_started")), CONFIG, RuleSet([curious]))
+    assert asked == []
+    judge(chain(trace.event("tool_executed", call_id="c")), CONFIG, RuleSet([curious]))
+    assert asked == [trace.trace_id]
 
 
 def test_a_rule_that_is_off_is_neither_asked_nor_missed() -> None:
@@ -182,7 +201,7 @@ def test_findings_of_one_rule_are_limited() -> None:
             yield Hit(str(number), "again")
             number += 1
 
-    found = judge(chain(Trace().event("session_started")), CONFIG, [noisy])
+    found = judge(chain(Trace().event("session_started")), CONFIG, RuleSet([noisy]))
 
     assert len(found.findings) == FINDINGS_PER_RULE_MAX
 
@@ -281,6 +300,13 @@ def test_an_empty_rules_file_says_what_none_says(tmp_path: Path) -> None:
     assert config_of(tmp_path, "") == CONFIG
 
 
+def test_a_rules_file_says_what_rules_compare_with(tmp_path: Path) -> None:
+    text = '[limits]\nmodels = ["gpt-*"]\ncost_usd = 5\nbundles = { agents = "r2" }\n'
+    found = config_of(tmp_path, text).limits
+
+    assert found == Limits(models=("gpt-*",), cost_usd=5, bundles={"agents": "r2"})
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -291,6 +317,14 @@ def test_an_empty_rules_file_says_what_none_says(tmp_path: Path) -> None:
         ('expected_sources = "policy"', "expected_sources must be a list"),
         ("off = 5", "off must be a list"),
         ("off = [5]", "off must be a list"),
+        ("limits = 5", "limits must be a table"),
+        ("[limits]\ntrys = 3", "limits has no trys; there are .*tries"),
+        ("[limits]\ntries = -1", "limits.tries must be a number from 0 on"),
+        ("[limits]\ntries = 2.5", "limits.tries must be a number"),
+        ("[limits]\ntries = true", "limits.tries must be a number"),
+        ('[limits]\nmodels = "gpt-4o"', "limits.models must be a list of texts"),
+        ("[limits]\nbundles = { agents = 3 }", "limits.bundles must be a table of texts"),
+        ('[limits]\nnetworks = ["10.0.0.1/8"]', "limits.networks: 10.0.0.1/8 has host bits"),
     ],
 )
 def test_a_mistake_in_the_rules_file_is_named(tmp_path: Path, text: str, words: str) -> None:

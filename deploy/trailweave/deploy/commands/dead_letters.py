@@ -3,7 +3,7 @@
 from typing import Any
 
 import click
-from trailweave.deploy.commands.filters import limit
+from trailweave.deploy.commands.filters import all_of, limit
 from trailweave.deploy.commands.options import Given, common
 
 _COLUMNS = {
@@ -21,12 +21,7 @@ _FILTERS = (
     click.option("--code", default="", help="Refused for this reason, such as truncated."),
     limit,
 )
-
-
-def _filtered(command: Any) -> Any:
-    for option in reversed(_FILTERS):
-        command = option(command)
-    return command
+_filtered = all_of(_FILTERS)
 
 
 @click.group("dead-letters")

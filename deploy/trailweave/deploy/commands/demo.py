@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--anomalies",
     type=click.FloatRange(0, 1),
-    default=0.05,
+    default=0.15,
     show_default=True,
     help="Share of sessions with a planted anomaly.",
 )
@@ -80,7 +80,7 @@ def _run(folder: Path, sessions: int, seed: int, anomalies: float) -> "Outcome":
 
 
 def _print(outcome: "Outcome") -> None:
-    from trailweave.deploy.demo import finding_rows, summary_rows
+    from trailweave.deploy.demo import summary_rows
     from trailweave.deploy.output import stdout_console, table
     from trailweave.deploy.render import print_trail
 
@@ -96,7 +96,7 @@ def _print(outcome: "Outcome") -> None:
     console.rule("All sessions")
     console.print(table(None, ("what", "how many"), summary_rows(outcome)))
     counts = ("finding", "planted", "caught", "missed", "invented")
-    console.print(table(None, counts, finding_rows(outcome)))
+    console.print(table(None, counts, outcome.score.rows()))
     steps = outcome.document()["steps"]
     took = ", ".join(f"{name} {seconds:g} s" for name, seconds in steps.items())
     console.print(f"{outcome.document()['seconds']:g} s: {took}")

@@ -1,6 +1,7 @@
 """What several listings filter by: a period, a severity, a number of rows."""
 
 import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +17,17 @@ _LATEST = datetime(2262, 1, 1, tzinfo=UTC)
 limit = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Rows at most."
 )
+
+
+def all_of(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """One decorator that adds several options, the first of them first in the help."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 class Time(click.ParamType):

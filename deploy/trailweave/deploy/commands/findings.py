@@ -63,26 +63,22 @@ def list_(
 
 @findings.command()
 @click.argument("name", required=False)
+@click.option("--markdown", is_flag=True, help="The whole page: docs/findings.md.")
 @common
-def explain(given: Given, name: str | None) -> None:
+def explain(given: Given, name: str | None, markdown: bool) -> None:
     """Say what a finding means: rule, inputs, controls, what to do. Without NAME, list all."""
     import difflib
 
+    from trailweave.deploy.findings_page import about, across, page
     from trailweave.deploy.output import print_json, print_rows
+    from trailweave.stream_processors.detectors import DETECTORS
     from trailweave.stream_processors.rules import RULES
 
-    known = {
-        rule.name: {
-            "name": rule.name,
-            "severity": rule.severity,
-            "meaning": rule.doc,
-            "needs": list(rule.needs),
-            "expected": rule.expected,
-            "next_step": rule.next_step,
-            "controls": list(rule.controls),
-        }
-        for rule in RULES
-    }
+    if markdown:
+        click.echo(page(), nl=False)
+        return
+    known = {rule.name: about(rule) for rule in RULES}
+    known |= {name: across(detector) for name, detector in DETECTORS.items()}
     if name is None:
         print_rows(list(known.values()), given.json, ("name", "severity", "expected"), "")
         return
@@ -98,4 +94,5 @@ def explain(given: Given, name: str | None) -> None:
     click.echo(f"Expected   {rule['expected']}")
     click.echo(f"Next step  {rule['next_step']}")
     click.echo(f"Needs      {', '.join(rule['needs']) or 'nothing beside the session itself'}")
+    click.echo(f"Asked      {rule['asked']}")
     click.echo(f"Controls   {', '.join(rule['controls'])}")

@@ -4,7 +4,14 @@ from datetime import datetime
 from typing import Any
 
 import click
-from trailweave.deploy.commands.filters import SEVERITIES, TIME, limit, period, severity_rank
+from trailweave.deploy.commands.filters import (
+    SEVERITIES,
+    TIME,
+    all_of,
+    limit,
+    period,
+    severity_rank,
+)
 from trailweave.deploy.commands.options import Given, common
 
 
@@ -40,12 +47,7 @@ _FILTERS = [
     click.option("--until", type=TIME, help="Begun before: ISO time, or 90m, 6h, 7d ago."),
     limit,
 ]
-
-
-def _filtered(command: Any) -> Any:
-    for option in reversed(_FILTERS):
-        command = option(command)
-    return command
+_filtered = all_of(_FILTERS)
 
 
 @sessions.command("list")

@@ -1,4 +1,4 @@
-"""`trailweave join` and `trailweave load`."""
+"""`trailweave join`, `trailweave load` and `trailweave watch`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +51,25 @@ def load(given: Given) -> None:
     from trailweave.deploy.workers import run_load
 
     _run(given, run_load)
+
+
+@click.command()
+@setting("--group", "watch.group", str, "Consumer group.")
+@setting("--rules", "rules.path", click.Path(dir_okay=False), "rules.toml.")
+@common
+def watch(given: Given) -> None:
+    """Look for what only many sessions together show: shared credentials, approval fatigue, ...
+
+    One process; start as many as there are partitions. What a killed one had not said, the next one
+    says; what it says again has the same finding id. Needs the extra `watch`.
+    """
+    from trailweave.deploy import signals
+    from trailweave.deploy.clients import require_topics
+    from trailweave.deploy.workers import run_watch
+
+    signals.log_to_stderr()
+    require_topics(given.settings, "watch")
+    run_watch(given.settings)
 
 
 def _run(given: Given, work: Callable[..., Any]) -> None:

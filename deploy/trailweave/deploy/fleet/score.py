@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trailweave.deploy.fleet.labels import Label
 
@@ -60,6 +60,32 @@ class Score:
     def exact(self) -> bool:
         """Exactly what was planted was found, and every completeness is right."""
         return not (self.invented or self.missed or self.completeness_mismatches)
+
+    def rows(self) -> list[tuple[str, int, int, int, int]]:
+        """Per rule: planted, caught, missed, invented."""
+        return [
+            (
+                rule,
+                tally.true_positives + tally.false_negatives,
+                tally.true_positives,
+                tally.false_negatives,
+                tally.false_positives,
+            )
+            for rule, tally in sorted(self.rules.items())
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        names = ("planted", "caught", "missed", "invented")
+        return {
+            "exact": self.exact,
+            "precision": self.precision,
+            "recall": self.recall,
+            "rules": {rule: dict(zip(names, counts, strict=True)) for rule, *counts in self.rows()},
+            "missed": [list(key) for key in self.missed],
+            "invented": [list(key) for key in self.invented],
+            "completeness_mismatches": [list(one) for one in self.completeness_mismatches],
+        }
 
     def _right(self) -> int:
         return sum(tally.true_positives for tally in self.rules.values())

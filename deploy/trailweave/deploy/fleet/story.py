@@ -69,8 +69,14 @@ class Story:
 
     def add(self, name: str, producer: Producer, envelope: Json, fields: Json) -> Step:
         """A step that happens now."""
-        event_id = new_event_id(self.start_us + self.now_us, self.pick)
-        step = Step(name, producer, envelope, self.now_us, fields, event_id)
+        return self.insert(self.now_us, name, producer, envelope, fields)
+
+    def insert(
+        self, at_us: int, name: str, producer: Producer, envelope: Json, fields: Json
+    ) -> Step:
+        """A step that happens at another time."""
+        event_id = new_event_id(self.start_us + at_us, self.pick)
+        step = Step(name, producer, envelope, at_us, fields, event_id)
         self.steps.append(step)
         return step
 

@@ -151,7 +151,7 @@ class Engine:
     ) -> Summary:
         """Insert the data, already decompressed. When this returns, it survives a kill."""
         with self._connection(options, before) as connection:
-            limit_s = _execution_limit_s(connection)
+            limit_s = execution_limit_s(connection)
             began_s = time.monotonic()
             if options.parameters:
                 parameters = set_statement(options.parameters, prefix="param_")
@@ -194,10 +194,16 @@ class Engine:
         return version, timezone
 
 
-def _execution_limit_s(connection: Any) -> float:
-    """`max_execution_time` as the connection has it, wherever it was set; 0 is none."""
+def execution_limit_s(connection: Any) -> float:
+    """`max_execution_time` as the connection has it, wherever it was set; 0 is none.
+
+    The question itself is under the limit; without an answer the limit is over already.
+    """
     asked = "SELECT toString(getSetting('max_execution_time'))"
-    return float(connection.query(asked, "TabSeparated", params={}).bytes())
+    answer = connection.query(asked, "TabSeparated", params={}).bytes()
+    if not answer:
+        raise own(159, "TIMEOUT_EXCEEDED", "Timeout exceeded before the insert began")
+    return float(answer)
 
 
 def _refuse_late(took_s: float, limit_s: float) -> None:

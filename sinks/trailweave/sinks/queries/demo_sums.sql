@@ -10,8 +10,10 @@ SELECT
      FROM dead_letters) AS dead_letters_alone,
     (SELECT uniqExact(tenant, trace_id) FROM chains WHERE kind != 'open' AND events > 0)
         AS sessions,
-    (SELECT sum(events + duplicates + dead_lettered) FROM chains WHERE kind != 'open')
-        AS events_judged,
-    (SELECT sum(duplicates) FROM chains WHERE kind != 'open') AS duplicates,
-    (SELECT uniqExact(topic_id, partition, offset) FROM findings) AS finding_rows,
-    (SELECT sum(length(findings)) FROM chains WHERE kind != 'open') AS findings_judged
+    (SELECT sum(events + duplicates + dead_lettered) FROM chains
+     WHERE w = 'join' AND kind != 'open') AS events_judged,
+    (SELECT sum(duplicates) FROM chains WHERE w = 'join' AND kind != 'open') AS duplicates,
+    (SELECT uniqExact(topic_id, partition, offset) FROM findings WHERE chain_state != 'open')
+        AS finding_rows,
+    (SELECT sum(length(findings)) FROM chains WHERE w = 'join' AND kind != 'open')
+        AS findings_judged

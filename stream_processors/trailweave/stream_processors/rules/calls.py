@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
-from trailweave.stream_processors.chain import NOT_RUN, Chain, Record
+from trailweave.stream_processors.chain import Chain, Record
+from trailweave.stream_processors.rules.limits import Limits
 from trailweave.stream_processors.rules.rule import Hit, rule
+from trailweave.stream_processors.rules.times import occurred_at, started_at
 
 
 def _origin(chain: Chain, call_id: str) -> list[str]:
@@ -17,17 +19,12 @@ def _origin(chain: Chain, call_id: str) -> list[str]:
     return calls
 
 
-def _started_at(record: Record) -> int | None:
-    """When a call began; None when nobody says, as in translated records without a time."""
-    return record.get("started_at") or record["occurred_at"] or None
+def _standing(chain: Chain, call_id: str, at: int | None) -> list[Record]:
+    """The decisions that hold for what started at `at` (None: after all of them).
 
-
-def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
-    """The effective decision of a call for what started at `at` (None: after all of them).
-
-    Per engine and policy the last enforced decision counts; among them a denial wins; an approval
-    given after the denial lifts it. A decision without a time counts as made before the start, and
-    neither replaces those of its policy that have one nor is replaced by them.
+    Per engine and policy the last enforced one; of two at one time, the denial. A decision without
+    a time counts as made before the start, and neither replaces those of its policy that have one
+    nor is replaced by them.
     """
     made = [
         decision
@@ -35,8 +32,6 @@ def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
         for decision in chain.decisions.get(call, ())
         if at is None or decision["occurred_at"] <= at
     ]
-    if not made:
-        return None
     last: dict[tuple[str, str | None, bool], Record] = {}
     for decision in made:
         policy = (decision["engine"], decision["policy_id"], decision["occurred_at"] == 0)
@@ -45,10 +40,20 @@ def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
             decision["occurred_at"] == known["occurred_at"] and decision["effect"] == "deny"
         ):
             last[policy] = decision
-    denials = [d for d in last.values() if d["effect"] == "deny"]
+    return list(last.values())
+
+
+def _effect_before(chain: Chain, call_id: str, at: int | None) -> str | None:
+    """The effective decision of a call for what started at `at` (None: after all of them).
+
+    Of the standing decisions a denial wins; an approval given after the denial lifts it.
+    """
+    last = _standing(chain, call_id, at)
+    if not last:
+        return None
+    denials = [d for d in last if d["effect"] == "deny"]
     if not denials:
-        newest = max(last.values(), key=lambda d: d["occurred_at"])
-        return str(newest["effect"])
+        return str(max(last, key=occurred_at)["effect"])
     denied_at = max(d["occurred_at"] for d in denials)
     return "allow" if _approved(chain, call_id, denied_at, at) else "deny"
 
@@ -72,6 +77,7 @@ def _approved(chain: Chain, call_id: str, after: int, before: int | None) -> boo
     "high",
     controls=("ASI02", "T2", "AC-6", "OWASP Agentic A1"),
     needs=("policy",),
+    about=("tool_executed",),
     expected="an enforced policy decision that names the call",
     next_step="find out which path to the tool bypasses the policy engine, and close it",
 )
@@ -81,9 +87,10 @@ def exec_without_decision(chain: Chain) -> Iterator[Hit]:
     Evaluated when the session or the settings promise that a policy engine reports. A retry stands
     under the decision of the call it repeats.
     """
-    for call_id in chain.executions:
-        ran = [r for r in chain.executions[call_id] if r["status"] not in NOT_RUN]
-        if ran and not any(chain.decisions.get(call) for call in _origin(chain, call_id)):
+    for call_id, ran in chain.runs.items():
+        if call_id in chain.decisions:
+            continue
+        if not any(chain.decisions.get(call) for call in _origin(chain, call_id)):
             tool = ran[0]["tool"] or "a tool"
             yield Hit(call_id, f"{tool} ran without a policy decision", tuple(ran))
 
@@ -91,8 +98,10 @@ def exec_without_decision(chain: Chain) -> Iterator[Hit]:
 @rule(
     "critical",
     controls=("ASI02", "AC-6", "NIST SP 800-207 AC-6"),
+    about=("policy_decided",),
     expected="no execution: the effective decision was a denial",
     next_step="stop the agent, check the gateway's enforcement, undo the call's effect",
+    early=True,
 )
 def denied_but_executed(chain: Chain) -> Iterator[Hit]:
     """The effective decision of a call was a denial, and the call succeeded all the same.
@@ -112,7 +121,7 @@ def denied_but_executed(chain: Chain) -> Iterator[Hit]:
         decisions = [d for c in _origin(chain, call_id) for d in chain.decisions.get(c, ())]
         denials = tuple(d for d in decisions if d["effect"] == "deny")
         for record in chain.ran(call_id) if denials else ():
-            denied = _effect_before(chain, call_id, _started_at(record)) == "deny"
+            denied = _effect_before(chain, call_id, started_at(record)) == "deny"
             if denied and record["status"] == "ok":
                 tool = record.get("tool") or record.get("operation") or "the call"
                 yield Hit(call_id, f"{tool} succeeded although it was denied", (*denials, record))
@@ -120,9 +129,76 @@ def denied_but_executed(chain: Chain) -> Iterator[Hit]:
 
 
 @rule(
+    "high",
+    controls=("ASI08", "SC-24", "NIST SP 800-207 AC-6"),
+    about=("policy_decided", "tool_executed"),
+    expected="no execution while the policy engine can't decide",
+    next_step="make the gateway refuse calls that the policy engine does not answer",
+    early=True,
+)
+def fail_open(chain: Chain) -> Iterator[Hit]:
+    """The policy engine failed or took too long to decide on a call, and it ran all the same.
+
+    Not if another enforced decision on the call, or on the one that it repeats, went well.
+    """
+    if not any(d["error"] is not None or d["timed_out"] for d in chain.of("policy_decided")):
+        return
+    for call_id, ran in chain.runs.items():
+        made = [d for call in _origin(chain, call_id) for d in chain.decisions.get(call, ())]
+        if made and all(d["error"] is not None or d["timed_out"] for d in made):
+            tool = ran[0]["tool"] or "a tool"
+            yield Hit(call_id, f"{tool} ran though no policy could be decided", (*made, *ran))
+
+
+@rule(
+    "high",
+    controls=("ASI02", "AC-6", "IA-11", "OWASP Agentic A1"),
+    about=("policy_decided", "tool_executed"),
+    expected="no execution before what the decision asks for is there",
+    next_step="have the gateway wait for the approval or the check that the decision names",
+)
+def obligation_bypassed(chain: Chain, limits: Limits) -> Iterator[Hit]:
+    """A decision asked for more before the call, and the call ran without it.
+
+    A step-up asks for an approval, and so do the obligations that `limits.obligations` calls one;
+    others ask for a guardrail's check of the call. Obligations that it does not name leave no trace
+    and are not judged.
+    """
+    asking = {
+        call_id
+        for call_id, made in chain.decisions.items()
+        if any(d["effect"] == "step_up" or d["obligations"] for d in made)
+    }
+    for call_id in [call for call in chain.runs if call in asking]:
+        ran = chain.runs[call_id]
+        at = started_at(ran[0])
+        for decision in _standing(chain, call_id, at):
+            lacks = _lacks(chain, call_id, decision, at, limits)
+            if lacks:
+                tool = ran[0]["tool"] or "a tool"
+                yield Hit(call_id, f"{tool} ran without {lacks}", (decision, *ran))
+                break
+
+
+def _lacks(
+    chain: Chain, call_id: str, decision: Record, at: int | None, limits: Limits
+) -> str | None:
+    """What a decision asked for and is not there."""
+    asked = {limits.obligations.get(name) for name in decision["obligations"]}
+    approval = decision["effect"] == "step_up" or "approval" in asked
+    if approval and not _approved(chain, call_id, decision["occurred_at"], at):
+        return "the approval that its decision asked for"
+    checks = chain.by("guardrail_checked", "call_id") if "guardrail" in asked else {}
+    if "guardrail" in asked and call_id not in checks:
+        return "the guardrail's check that its decision asked for"
+    return None
+
+
+@rule(
     "low",
     controls=("T5",),
     needs=("gateway",),
+    about=("model_responded",),
     expected="a request or an execution for every call that the model proposed",
     next_step="compare the offered tools with the proposed one; look for a dropped call",
 )
@@ -146,7 +222,7 @@ def hallucinated_call(chain: Chain) -> Iterator[Hit]:
             yield Hit(call_id, f"the model proposed {tool}, and nothing came of it", (response,))
 
 
-def _proposals_kept(chain: Chain) -> bool:
+def _proposals_kept(chain: Chain, _: Limits) -> bool:
     """No response stopped for tool calls whose ids the recorder did not keep."""
     return not any(
         reason.startswith("tool") and not response["proposed"]
@@ -171,6 +247,8 @@ def ghost_action(chain: Chain) -> Iterator[Hit]:
     and their ids were not kept: capture without content leaves them out.
     """
     for call_id in {**chain.executions, **chain.observations}:
+        if call_id in chain.proposals:
+            continue
         ran = chain.ran(call_id)
         requests = chain.requests.get(call_id, ())
         asked = any(r["initiator"] != "model" for r in requests)
@@ -184,6 +262,7 @@ def ghost_action(chain: Chain) -> Iterator[Hit]:
     "medium",
     controls=("T8", "AU-12"),
     needs=("gateway",),
+    about=("tool_requested",),
     expected="an execution or a downstream record for every side effect that was let through",
     next_step="ask the downstream system whether the call arrived, and what came of it",
 )
@@ -199,9 +278,9 @@ def outcome_missing(chain: Chain) -> Iterator[Hit]:
         if not chain.approvals.get(r["call_id"])
     }
     for call_id, requests in chain.requests.items():
-        if not any(r["side_effect"] for r in requests):
-            continue
         if call_id in chain.executions or call_id in chain.observations or call_id in waiting:
+            continue
+        if not any(r["side_effect"] for r in requests):
             continue
         declined = any(a["effect"] == "deny" for a in chain.approvals.get(call_id, ()))
         if declined or _effect_before(chain, call_id, None) in ("deny", "step_up"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trailweave.stream_processors.chain import Chain, Record
+from trailweave.stream_processors.rules.limits import Limits
 
 Severity = Literal["low", "medium", "high", "critical"]
 #: Authorities that may report about a session; `session_started.expected_sources` names them.
@@ -21,7 +22,8 @@ class Hit:
     events: tuple[Record, ...] = ()
 
 
-Check = Callable[[Chain], Iterator[Hit]]
+#: A rule's function: of the chain, or of the chain and the limits.
+Check = Callable[[Chain], Iterator[Hit]] | Callable[[Chain, Limits], Iterator[Hit]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +36,50 @@ class Rule:
     controls: tuple[str, ...]
     #: Authorities without whose reports the absence of an event means nothing.
     needs: tuple[Source, ...]
+    #: Event types without each of which it finds nothing: it is not asked then.
+    about: tuple[str, ...]
     expected: str
     next_step: str
     doc: str
-    check: Check
-    #: Whether the chain holds what the rule compares, where the promised authorities don't tell.
-    when: Callable[[Chain], bool] | None
+    check: Callable[..., Iterator[Hit]]
+    #: Whether the function compares with limits, and takes them.
+    limited: bool
+    #: Whether chain and limits hold what the rule compares, where promised authorities don't tell.
+    when: Callable[[Chain, Limits], bool] | None
+    #: Whether it is asked before the session closes, too: what it finds rests on events that are
+    #: there, and not on the lack of others.
+    early: bool
 
 
-def rule(
+def rule(  # noqa: PLR0913 - what a rule says of itself, each by its name
     severity: Severity,
     *,
     controls: tuple[str, ...],
     expected: str,
     next_step: str,
     needs: tuple[Source, ...] = (),
-    when: Callable[[Chain], bool] | None = None,
+    about: tuple[str, ...] = (),
+    when: Callable[[Chain, Limits], bool] | None = None,
+    early: bool = False,
 ) -> Callable[[Check], Rule]:
     """Make a `Rule` of a function; its name and docstring become the rule's."""
 
     def wrap(check: Check) -> Rule:
         doc = inspect.getdoc(check) or ""
-        name = check.__name__
-        return Rule(name, severity, controls, needs, expected, next_step, doc, check, when)
+        limited = "limits" in inspect.signature(check).parameters
+        return Rule(
+            check.__name__,
+            severity,
+            controls,
+            needs,
+            about,
+            expected,
+            next_step,
+            doc,
+            check,
+            limited,
+            when,
+            early,
+        )
 
     return wrap

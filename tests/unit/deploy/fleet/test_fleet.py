@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from trailweave.deploy.commands.demo import demo
 from trailweave.deploy.fleet.anomalies import ANOMALIES
 from trailweave.deploy.fleet.arrival import Sent
 from trailweave.deploy.fleet.corrupt import CORRUPTIONS
@@ -15,9 +16,16 @@ from trailweave.schemas.codec import EVENT_BYTES_MAX, Decoder, event_checker
 from trailweave.schemas.errors import Rejected
 from trailweave.schemas.events import Event, event_topics, event_types
 from trailweave.schemas.validity import validity
+from trailweave.stream_processors.closing import close
+from trailweave.stream_processors.rules import RULES
+from trailweave.stream_processors.session import Session
+from trailweave.stream_processors.verdict import RulesConfig
+
+from tests.unit.stream_processors.builders import TOPICS, lane, source
 
 BASE_US = 1_790_000_000_000_000
-SESSIONS = 120
+#: So many that every anomaly is there.
+SESSIONS, SHARE = 120, 0.4
 DECODER = Decoder()
 CHECKER = event_checker()
 ENDED = event_types()["session_ended"].fingerprint
@@ -35,7 +43,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    fleet = Fleet(SESSIONS, 7, BASE_US, 0.2)
+    fleet = Fleet(SESSIONS, 7, BASE_US, SHARE)
     sent = list(fleet)
     traces: dict[str, list[Event]] = defaultdict(list)
     for record in sent:
@@ -46,7 +54,26 @@ def run() -> Run:
     return Run(fleet, sent, dict(traces))
 
 
-# --- an oracle: the rules again, as plainly as can be ---
+# --- an oracle: rules again, as plainly as can be ---
+
+#: Those that it knows.
+ORACLE_RULES = {
+    "exec_without_decision",
+    "denied_but_executed",
+    "fail_open",
+    "approval_after_act",
+    "self_approval",
+    "override_no_reason",
+    "hallucinated_call",
+    "ghost_action",
+    "outcome_missing",
+    "cred_after_expiry",
+    "cred_after_revoke",
+    "model_version_missing",
+    "identity_missing",
+    "seq_gap",
+    "dup_conflict",
+}
 
 
 class Oracle:
@@ -70,8 +97,11 @@ class Oracle:
 
     def judge(self) -> Found:
         self.calls()
+        self.approvals()
+        self.failures()
         self.outcomes()
         self.credentials()
+        self.revocations()
         self.models_and_identities()
         self.gaps()
         return self.found
@@ -99,6 +129,23 @@ class Oracle:
                     effect = record["effect"]
         return effect
 
+    def approvals(self) -> None:
+        starts = {r["call_id"]: r["started_at"] for r in self.of("tool_executed")}
+        for record in self.of("approval_decided"):
+            if record["effect"] != "allow":
+                continue
+            call, approval = record["call_id"], record["approval_id"]
+            if call in self.succeeded and record["occurred_at"] > starts[call]:
+                self.found.add(("approval_after_act", call))
+            if record["by"]["subject"] == record["requested_by"]["subject"]:
+                self.found.add(("self_approval", approval))
+            if record["approval_kind"] == "override" and not record["reason"]:
+                self.found.add(("override_no_reason", approval))
+
+    def failures(self) -> None:
+        failed = {r["call_id"] for r in self.of("policy_decided") if r["timed_out"] or r["error"]}
+        self.found |= {("fail_open", call) for call in failed & self.succeeded}
+
     def outcomes(self) -> None:
         allowed = {r["call_id"] for r in self.of("policy_decided") if r["effect"] == "allow"}
         for record in self.of("tool_requested"):
@@ -112,11 +159,19 @@ class Oracle:
             record = event.record
             if event.name in ("credential_issued", "credential_renewed"):
                 expiry[record["credential_id"]] = record["expires_at"]
-            elif (
-                event.name == "credential_used"
-                and record["occurred_at"] > expiry[record["credential_id"]]
+            elif event.name == "credential_used" and record["occurred_at"] > expiry.get(
+                record["credential_id"], record["expires_at"]
             ):
                 self.found.add(("cred_after_expiry", record["credential_id"]))
+
+    def revocations(self) -> None:
+        revoked: dict[str, int] = {}
+        for event in self.events:
+            record = event.record
+            if event.name == "credential_revoked":
+                revoked.setdefault(record["credential_id"], record["occurred_at"])
+            elif event.name == "credential_used" and record["credential_id"] in revoked:
+                self.found.add(("cred_after_revoke", record["credential_id"]))
 
     def models_and_identities(self) -> None:
         for record in self.of("model_responded"):
@@ -129,6 +184,7 @@ class Oracle:
             self.found.add(("identity_missing", "session"))
 
     def gaps(self) -> None:
+        self.found |= {("dup_conflict", event_id) for event_id in self.conflicts()}
         for producer in self.short():
             self.found.add(("seq_gap", producer))
 
@@ -145,21 +201,54 @@ class Oracle:
         exhaustive = any(r["root"] and r["expected_exhaustive"] for r in self.of("session_ended"))
         if not exhaustive:
             return "unprovable"
-        return "incomplete" if self.short() else "complete"
+        return "incomplete" if self.short() or self.conflicts() else "complete"
+
+    def conflicts(self) -> list[str]:
+        times = Counter(event.record["event_id"] for event in self.events)
+        return [event_id for event_id, count in times.items() if count > 1]
 
 
 # --- what the labels say ---
+
+
+def sessions(sent: list[Sent]) -> list[Session]:
+    """As a join would hold them once all has come."""
+    held = lane()
+    for record in sent:
+        topic = TOPICS.index(record.topic)
+        held.fold(topic, held.positions[topic], BASE_US // 1000, record.key, record.value)
+    return list(held.sessions.values())
 
 
 def session_labels(run: Run) -> list[Label]:
     return [label for label in run.fleet.labels if label.story != "stray"]
 
 
+def anomaly_of(run: Run, trace_id: str) -> str | None:
+    return next(label.anomaly for label in run.fleet.labels if label.trace_id == trace_id)
+
+
 def test_labels_hold_exactly_the_findings_that_an_independent_oracle_has(run: Run) -> None:
     judged = {trace_id: Oracle(events).judge() for trace_id, events in run.traces.items()}
 
     assert judged == {
-        label.trace_id: set(map(tuple, label.findings)) for label in session_labels(run)
+        label.trace_id: {tuple(f) for f in label.findings if f.rule in ORACLE_RULES}
+        for label in session_labels(run)
+    }
+
+
+def test_the_join_finds_exactly_what_the_labels_hold(run: Run) -> None:
+    judged, turn = {}, lane().turn()
+    for session in sessions(run.sent):
+        closing = close(session, "idle", turn, source(), RulesConfig())
+        if closing is None:
+            continue  # nothing of it is an event
+        found = {(finding["rule"], finding["subject"]) for finding in closing.findings}
+        judged[closing.trace_id] = (found, closing.chain["completeness"])
+
+    assert {label.trace_id: judged[label.trace_id] for label in session_labels(run)} == {
+        label.trace_id: (set(map(tuple, label.findings)), label.completeness)
+        for label in session_labels(run)
     }
 
 
@@ -175,23 +264,30 @@ def test_every_anomaly_is_there_and_causes_its_own_finding_alone(run: Run) -> No
 
     assert rules == {name: set() if name == "no_end" else {name} for name in ANOMALIES}
     assert run.fleet.totals.anomalies == Counter(label.anomaly for label in planted)
-    assert len(planted) == SESSIONS * 0.2
+    assert len(planted) == SESSIONS * SHARE
 
 
 def test_clean_sessions_are_complete_and_the_majority(run: Run) -> None:
     clean = [label for label in session_labels(run) if label.anomaly is None]
 
-    assert len(clean) == SESSIONS * 0.8
+    assert len(clean) == SESSIONS * (1 - SHARE)
     assert {(label.findings, label.completeness) for label in clean} == {((), "complete")}
 
 
-def test_every_anomaly_occurs_in_a_few_hundred_sessions_at_a_tenth() -> None:
-    fleet = Fleet(300, 1, BASE_US, 0.1)
+def test_every_anomaly_occurs_in_a_demo_of_the_usual_size() -> None:
+    usual: dict[str, Any] = {str(option.name): option.default for option in demo.params}
+    fleet = Fleet(usual["sessions"], usual["seed"], BASE_US, usual["anomalies"])
     for _ in fleet:
         pass
 
     assert set(fleet.totals.anomalies) == set(ANOMALIES)
-    assert fleet.totals.anomalies.total() == 30
+    assert fleet.totals.anomalies.total() == usual["sessions"] * usual["anomalies"]
+
+
+def test_every_rule_is_planted_that_needs_no_settings_and_no_clock() -> None:
+    unplanted = {rule.name for rule in RULES} - set(ANOMALIES)
+
+    assert unplanted == {"unapproved_model", "agent_cred_elsewhere", "clock_skew"}
 
 
 @pytest.mark.parametrize("sessions", [1, 3, 49])
@@ -245,13 +341,15 @@ def test_totals_and_labels_add_up_to_what_was_sent(run: Run) -> None:
     assert totals.records == len(run.sent)
 
 
-def test_distinct_events_have_distinct_ids_and_no_two_records_are_alike_but_duplicates(
+def test_only_forged_events_share_an_id_and_no_two_records_are_alike_but_duplicates(
     run: Run,
 ) -> None:
     ids = [event.record["event_id"] for events in run.traces.values() for event in events]
     values = {record.value for record in run.sent if record.kind == "event"}
+    forged = run.fleet.totals.anomalies["dup_conflict"]
 
-    assert len(set(ids)) == len(ids) == len(values)
+    assert forged > 0
+    assert len(set(ids)) + forged == len(ids) == len(values)
     assert all(record.value in values for record in run.sent if record.kind == "duplicate")
 
 
@@ -303,17 +401,18 @@ def test_sequences_are_dense_per_producer_except_where_a_gap_is_planted(run: Run
 def test_the_root_end_is_the_last_thing_to_happen_and_nothing_lies_after_the_base_time(
     run: Run,
 ) -> None:
-    for events in run.traces.values():
+    for trace_id, events in run.traces.items():
         ends = [event for event in events if event.name == "session_ended" and event.record["root"]]
-        assert not ends or ends[0] is events[-1]
+        late = anomaly_of(run, trace_id) == "action_after_end"
+        assert not ends or (ends[0] is events[-1]) != late
         assert events[-1].record["occurred_at"] <= BASE_US
 
 
 def test_parents_of_spans_are_spans_of_the_same_trace(run: Run) -> None:
-    for events in run.traces.values():
+    for trace_id, events in run.traces.items():
         spans = {event.record["span_id"] for event in events}
         parents = {event.record["parent_span_id"] for event in events} - {None}
-        assert parents <= spans
+        assert (parents <= spans) != (anomaly_of(run, trace_id) == "orphan_span")
 
 
 # --- how it arrives ---

@@ -299,3 +299,29 @@ def test_a_denied_call_is_found_with_its_denials_and_its_run() -> None:
 
     assert hit.summary == "shell succeeded although it was denied"
     assert [e["event_type"] for e in hit.events] == ["policy_decided", "tool_executed"]
+
+
+FAIL_OPEN: list[tuple[str, Events, list[str]]] = [
+    ("the engine timed out", lambda t: [decided(t, "allow", timed_out=True), ran(t)], ["c"]),
+    ("the engine failed", lambda t: [decided(t, "allow", error="unavailable"), ran(t)], ["c"]),
+    ("it did not run", lambda t: [decided(t, "deny", timed_out=True), ran(t, status="denied")], []),
+    ("asked again, with success", lambda t: [
+        decided(t, "allow", timed_out=True), decided(t, "allow", 2), ran(t)], []),
+    ("a trial failed", lambda t: [
+        decided(t, "allow"), decided(t, "allow", 2, mode="dry_run", error="x"), ran(t)], []),
+    ("nobody was asked", lambda t: [ran(t)], []),
+    ("a retry of a call that was decided", lambda t: [
+        decided(t, "allow"), decided(t, "allow", call="d", timed_out=True),
+        asked(t, call="d", retry_of="c"), ran(t, call="d")], []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"), [c[1:] for c in FAIL_OPEN], ids=[c[0] for c in FAIL_OPEN]
+)
+def test_a_call_that_ran_without_an_answer_of_the_engine_is_found(
+    events: Events, expected: list[str]
+) -> None:
+    found = RULE["fail_open"].check(chain(*events(Trace())))
+
+    assert [hit.subject for hit in found] == expected

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from trailweave.stream_processors.rules import RULES
 from trailweave.stream_processors.rules.records import (
+    dup_conflict,
     identity_missing,
     model_version_missing,
     seq_gap,
@@ -88,6 +89,59 @@ def test_a_session_without_identity_or_backing_is_found(events: Events, lacks: s
     assert found == ([] if lacks is None else [f"the session shows no {lacks}"])
 
 
+PROMPT = "prompt_submitted"
+SAME_ID: dict[str, Any] = {"event_id": "00000000-0000-7000-8000-0000000000ff"}
+
+CONFLICTS: list[tuple[str, Events, list[str]]] = [
+    (
+        "two versions of an event",
+        lambda t: [t.event(PROMPT, content=text, **SAME_ID) for text in ("a", "b")],
+        [SAME_ID["event_id"]],
+    ),
+    (
+        "three versions of an event",
+        lambda t: [t.event(PROMPT, content=text, **SAME_ID) for text in ("a", "b", "c")],
+        [SAME_ID["event_id"]],
+    ),
+    (
+        "two events with one sequence",
+        lambda t: [t.event(PROMPT, trace_seq=4), t.event(PROMPT, trace_seq=4)],
+        ["agent-1/1/4"],
+    ),
+    ("the same event again", lambda t: [t.event(PROMPT)] * 2, []),
+    (
+        "the same number after a restart",
+        lambda t: [t.event(PROMPT), t.event(PROMPT, trace_seq=0, producer_epoch=2)],
+        [],
+    ),
+    (
+        "the same number by another producer",
+        lambda t: [t.event(PROMPT), t.event(PROMPT, producer_id="gateway")],
+        [],
+    ),
+    (
+        "events without a sequence",
+        lambda t: [t.event(PROMPT, trace_seq=None), t.event(PROMPT, trace_seq=None)],
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"), [c[1:] for c in CONFLICTS], ids=[c[0] for c in CONFLICTS]
+)
+def test_different_events_under_one_name_are_found(events: Events, expected: list[str]) -> None:
+    assert [hit.subject for hit in dup_conflict.check(chain(*events(Trace())))] == expected
+
+
+def test_a_conflict_shows_all_that_share_the_name() -> None:
+    t = Trace()
+    texts = ("a", "b", "c")
+    (hit,) = dup_conflict.check(chain(*(t.event(PROMPT, content=x, **SAME_ID) for x in texts)))
+
+    assert [event["event_id"] for event in hit.events] == [SAME_ID["event_id"]] * 3
+
+
 def test_every_rule_explains_itself() -> None:
-    assert len({rule.name for rule in RULES}) == len(RULES) == 9
+    assert len({rule.name for rule in RULES}) == len(RULES) == 41
     assert all(rule.doc and rule.controls and rule.expected and rule.next_step for rule in RULES)
