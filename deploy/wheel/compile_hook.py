@@ -1,8 +1,9 @@
 """Wheels with the hot path compiled: `TRAILWEAVE_COMPILE=1`, as `make wheel` sets it.
 
-Hatchling calls this when it builds. The modules below are compiled by Cython as they stand, without
-a line of C or of Cython in them, and lie beside their sources in the wheel; Python takes the
-compiled ones. Without the variable the wheel is pure, and an editable install always is.
+Hatchling calls this when it builds. The modules below are compiled by Cython as they stand, and lie
+beside their sources in the wheel; Python takes the compiled ones. One is written for Cython and has
+a Python twin, which `codec` falls back to. Without the variable the wheel is pure, and an editable
+install always is.
 """
 
 import os
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+#: Written for Cython.
+NATIVE: Final = ("schemas/trailweave/schemas", "native")
 #: Pure modules that every event or every closing session passes through, by folder. The join's own
 #: loop and the load's rows gain nothing: there the time is spent in libraries and generated code.
 MODULES: Final = {
@@ -65,16 +68,17 @@ class CustomBuildHook(BuildHookInterface[Any]):
         # Until the wheel is written: it goes with the hook.
         self._folder = tempfile.TemporaryDirectory(prefix="trailweave-compiled-")
         out = Path(self._folder.name)
-        for folder, names in MODULES.items():
+        sources = [(folder, f"{name}.py") for folder, names in MODULES.items() for name in names]
+        sources.append((NATIVE[0], f"{NATIVE[1]}.pyx"))
+        for folder, name in sources:
             package = folder.split("/", 1)[1]
-            for name in names:
-                source = Path(self.root) / folder / f"{name}.py"
-                built = _compiled(f"{package.replace('/', '.')}.{name}", source, out)
-                build_data["force_include"][str(built)] = f"{package}/{built.name}"
+            module = f"{package}/{name}".partition(".")[0].replace("/", ".")
+            built = compiled(module, Path(self.root) / folder / name, out)
+            build_data["force_include"][str(built)] = f"{package}/{built.name}"
 
 
-def _compiled(module: str, source: Path, out: Path) -> Path:
-    """The extension module made of one source."""
+def compiled(module: str, source: Path, out: Path) -> Path:
+    """The extension module made of one source, in a folder for all that is made."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext

@@ -19,6 +19,11 @@ from trailweave.schemas.compiled_write import Writer, compile_writer
 from trailweave.schemas.errors import Rejected
 from trailweave.schemas.layouts import remembering
 
+try:
+    from trailweave.schemas import native
+except ImportError:  # a checkout, or a wheel that was built without a C compiler
+    native = None  # type: ignore[assignment]
+
 SINGLE_OBJECT: Final = b"\xc3\x01"
 CONFLUENT: Final = b"\x00"
 
@@ -167,13 +172,31 @@ def _own_schemas() -> dict[str, Json]:
 
 @cache
 def _own_writer(name: str) -> Writer:
-    return compile_writer(_own_schemas()[name])
+    schema = _own_schemas()[name]
+    if native is None:
+        return compile_writer(schema)
+    write, careful = native.Writer(schema), cache(lambda: compile_writer(schema))
+
+    def write_natively(record: dict[str, Any], prefix: bytes) -> bytes:
+        value = write(record, prefix)
+        return careful()(record, prefix) if value is None else value
+
+    return write_natively
 
 
 @cache
 def _own_reader(name: str, wanted: frozenset[str] | None) -> Reader:
-    read = compile_reader(_own_schemas()[name], wanted)
-    return read if wanted is None else remembering(_own_schemas()[name], wanted, read)
+    schema = _own_schemas()[name]
+    if native is None:
+        read = compile_reader(schema, wanted)
+        return read if wanted is None else remembering(schema, wanted, read)
+    fast, careful = native.Reader(schema, wanted), cache(lambda: compile_reader(schema, wanted))
+
+    def read_natively(buf: bytes, p: int) -> dict[str, Any]:
+        record = fast(buf, p)
+        return careful()(buf, p) if record is None else record
+
+    return read_natively
 
 
 @dataclass(frozen=True, slots=True)

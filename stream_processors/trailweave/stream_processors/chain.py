@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from trailweave.schemas import events, hashing
@@ -16,7 +15,13 @@ from trailweave.schemas.codec import Decoder, WriterSchemas
 from trailweave.schemas.errors import Rejected
 from trailweave.schemas.varint import write_varint
 from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK, Refused
-from trailweave.stream_processors.ranges import ProducerRange, producer_ranges
+from trailweave.stream_processors.ranges import (
+    ByProducer,
+    ProducerRange,
+    by_producer,
+    ordered,
+    producer_ranges,
+)
 from trailweave.stream_processors.session import Session
 
 Record = dict[str, Any]
@@ -373,7 +378,12 @@ class Chain:
     @lazy
     def ranges(self) -> dict[str, list[ProducerRange]]:
         """Sequence ranges by producer, those included that were announced and sent nothing."""
-        return producer_ranges(self.records, self.expected or ())
+        return producer_ranges(self.by_producer, self.expected or ())
+
+    @lazy
+    def by_producer(self) -> ByProducer:
+        """The records of each producer and epoch, in the order of the chain's leaves."""
+        return by_producer(self.records)
 
     @lazy
     def flawed(self) -> dict[str, list[ProducerRange]]:
@@ -410,9 +420,6 @@ class Reading(NamedTuple):
 
 _BUILT_IN: Final = events.fingerprints()
 
-#: The order of events within their producers.
-SEQUENCE: Final = ("producer_id", "producer_epoch", "trace_seq", "event_id")
-
 
 class _Part(NamedTuple):
     """A topic's part of the lane, and what the places of its events begin with."""
@@ -447,18 +454,6 @@ class Source:
             for topic in self.topics
         )
         object.__setattr__(self, "parts", found)
-
-
-def ordered(records: list[Record], *fields: str) -> list[Record]:
-    """The records by these fields; a sequence that is not known comes first."""
-    try:
-        return sorted(records, key=itemgetter(*fields))
-    except TypeError:  # two that are equal up to their sequences, of which one is not known
-
-        def key(record: Record) -> tuple[Any, ...]:
-            return tuple(-1 if record[field] is None else record[field] for field in fields)
-
-        return sorted(records, key=key)
 
 
 def read(session: Session, source: Source) -> Reading:
@@ -511,7 +506,7 @@ def read(session: Session, source: Source) -> Reading:
     chain = Chain(
         session.tenant,
         key.decode("ascii", "replace"),
-        ordered(records, "occurred_at", *SEQUENCE),
+        ordered(records, "occurred_at", "producer_id", "producer_epoch", "trace_seq", "event_id"),
         b"".join(evidence),
         [
             part.evidence + write_varint(at[0]) + write_varint(at[-1]) + write_varint(len(at))

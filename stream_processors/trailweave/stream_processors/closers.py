@@ -50,7 +50,7 @@ _PIPE_BYTES: Final = 1024 * 1024
 
 #: Allocations between collections. The defaults visit the values of open sessions again and again,
 #: which are no garbage until their session closes, and hold no cycles then: 4 to 8 % of the time.
-GC_THRESHOLDS: Final = (20_000, 20, 50)
+GC_THRESHOLDS: Final = (100_000, 20, 50)
 
 _READY: Final = b"ready"
 #: Sent by the terminal or the service manager to all of the group; the worker decides.

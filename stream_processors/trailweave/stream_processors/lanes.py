@@ -208,7 +208,7 @@ class Lane:
             self._look(session, special, recorded_ms, value)
         if session.expected_total:
             self._ended[group] = session
-        if session.watched:
+        if session.watched_ms >= 0:
             self._stirred[group] = session
 
     def _open(self, group: bytes, recorded_ms: int) -> Session:
@@ -241,7 +241,8 @@ class Lane:
         elif special == "approval_decided":
             session.note_approval_decided(record)
         else:
-            session.watched = session.watched or special == "credential_revoked" or denies(record)
+            if session.watched_ms < 0 and (special == "credential_revoked" or denies(record)):
+                session.watched_ms = recorded_ms
             return
         self._schedule(session)
 

@@ -1,9 +1,9 @@
 """Open revisions: a session as it stands, before it closes. Pure.
 
 An alert must not wait until an agent has finished. So a session in which something was denied or
-revoked is looked at again when more comes for it, and one that is open for long is shown as it
-grows. Only rules are asked that rest on what is there (`Rule.early`); what is missing, nobody can
-say yet.
+revoked is looked at when more comes for it and it stays open, and one that is open for long is
+shown as it grows. Only rules are asked that rest on what is there (`Rule.early`); what is missing,
+nobody can say yet.
 
 An open revision takes nothing: recovery passes over it, and the record of the closing has all of
 its session again. What it found counts while the newest record of the session is open or finds it
@@ -25,6 +25,9 @@ from trailweave.stream_processors.verdict import Circumstances, RulesConfig, jud
 #: Events that are decoded for looks in one turn, about: 0.1 s. A turn takes that or more, so looks
 #: slow a worker down by less than half, however many sessions are watched.
 TURN_EVENTS_MAX: Final = 5_000
+#: Most sessions give back their credentials at their end: one that closes so soon behind that is
+#: not looked at before.
+FIRST_LOOK_MS: Final = 1_000
 #: A large session is looked at less often: for each of its events so many milliseconds lie between
 #: two looks, of which they take a fiftieth.
 MS_PER_EVENT: Final = 1
@@ -41,11 +44,13 @@ def to_look_at(
     for lane, turn in turns:
         for session in lane.stirred():
             count = len(session.values)
-            wait_ms = max(every_ms, MS_PER_EVENT * count)
-            if session.looked_ms >= 0 and turn.clock_ms - session.looked_ms < wait_ms:
+            since_ms, wait_ms = session.looked_ms, max(every_ms, MS_PER_EVENT * count)
+            if since_ms < 0:
+                since_ms, wait_ms = session.watched_ms, min(every_ms, FIRST_LOOK_MS)
+            if since_ms >= 0 and turn.clock_ms - since_ms < wait_ms:
                 continue
             # What is away, or of a schema that may still be published, waits for the close.
-            if session.away or session.unknown or (busy and not session.watched):
+            if session.away or session.unknown or (busy and session.watched_ms < 0):
                 lane.calm(session)
             elif left > 0:
                 left -= count

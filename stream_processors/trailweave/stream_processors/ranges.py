@@ -1,7 +1,12 @@
 """What one producer sent in one trace: sequence ranges, gaps and conflicts in them. Pure."""
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
+
+_Record = dict[str, Any]
+#: The records of each (producer, epoch).
+ByProducer = dict[tuple[str, int], list[_Record]]
 
 #: Gaps listed per producer and epoch; more are counted only.
 GAPS_MAX: Final = 100
@@ -26,28 +31,45 @@ class ProducerRange(NamedTuple):  # one per producer of every chain: a tuple is 
     conflicting: int = 0
 
 
+def ordered(records: list[_Record], *fields: str) -> list[_Record]:
+    """The records by these fields; a sequence that is not known comes first."""
+    try:
+        return sorted(records, key=itemgetter(*fields))
+    except TypeError:  # two that are equal up to their sequences, of which one is not known
+
+        def key(record: _Record) -> tuple[Any, ...]:
+            return tuple(-1 if record[field] is None else record[field] for field in fields)
+
+        return sorted(records, key=key)
+
+
+def by_producer(records: Iterable[_Record]) -> ByProducer:
+    """The records by (producer, epoch), these in order, and in them by sequence and event id."""
+    found: ByProducer = {}
+    for record in records:
+        key = (record["producer_id"], record["producer_epoch"])
+        known = found.get(key)
+        if known is None:
+            found[key] = [record]
+        else:
+            known.append(record)
+    return {key: ordered(found[key], "trace_seq", "event_id") for key in sorted(found)}
+
+
 def producer_ranges(
-    records: Iterable[Mapping[str, Any]], expected: Iterable[str]
+    groups: Mapping[tuple[str, int], list[_Record]], expected: Iterable[str]
 ) -> dict[str, list[ProducerRange]]:
-    """Ranges by producer, each with its epochs in order.
+    """Ranges of what `by_producer` gives, by producer, each with its epochs in order.
 
     A producer in `expected` that sent nothing is there with no range.
     """
-    sent: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    numbers: dict[tuple[str, int], list[Any]] = {}
-    for record in records:
-        key = (record["producer_id"], record["producer_epoch"])
-        known = sent.get(key)
-        if known is None:
-            sent[key], numbers[key] = [record], [record["trace_seq"]]
-        else:
-            known.append(record)
-            numbers[key].append(record["trace_seq"])
     found: dict[str, list[ProducerRange]] = {producer: [] for producer in expected}
-    for key in sorted(sent):
-        producer, epoch = key
-        part = _dense(producer, epoch, numbers[key]) or _range(producer, epoch, sent[key])
-        found.setdefault(producer, []).append(part)
+    for (producer, epoch), records in groups.items():
+        part = _dense(producer, epoch, records) or _range(producer, epoch, records)
+        if producer in found:
+            found[producer].append(part)
+        else:
+            found[producer] = [part]
     return found
 
 
@@ -55,15 +77,15 @@ def producer_ranges(
 _DENSE: Final = [list(range(count)) for count in range(256)]
 
 
-def _dense(producer: str, epoch: int, numbers: list[Any]) -> ProducerRange | None:
+def _dense(producer: str, epoch: int, records: list[_Record]) -> ProducerRange | None:
     """The range of a producer of which nothing is missing and nothing double."""
-    count = len(numbers)
-    if count >= len(_DENSE) or None in numbers or sorted(numbers) != _DENSE[count]:
+    count = len(records)
+    if count >= len(_DENSE) or [record["trace_seq"] for record in records] != _DENSE[count]:
         return None
     return ProducerRange(producer, epoch, count, 0, count - 1, (), 0)
 
 
-def _range(producer: str, epoch: int, records: list[Mapping[str, Any]]) -> ProducerRange:
+def _range(producer: str, epoch: int, records: list[_Record]) -> ProducerRange:
     events = len(records)
     known = sorted({r["trace_seq"] for r in records} - {None})
     if not known:
@@ -95,7 +117,7 @@ def _gaps(known: list[int]) -> list[tuple[int, int]]:
     return gaps
 
 
-def _conflicts(records: list[Mapping[str, Any]]) -> list[int]:
+def _conflicts(records: list[_Record]) -> list[int]:
     """Sequences of more than one event; two versions of one event are a conflict of its id."""
     ids: dict[int, set[str]] = {}
     for record in records:

@@ -67,8 +67,9 @@ class Session:
     decided: set[str] = field(default_factory=set)
     #: Keys of schemas that nobody has published yet -> broker time until which they are waited for.
     unknown: dict[bytes, int] = field(default_factory=dict)
-    #: Something was denied or revoked: what comes after it may not be let wait for the close.
-    watched: bool = False
+    #: Broker time of what was denied or revoked first, or -1: what comes after it may not be let
+    #: wait for the close.
+    watched_ms: int = -1
     #: Lane clock of the last look at it as it stood, or -1, and its events then.
     looked_ms: int = -1
     looked_events: int = 0

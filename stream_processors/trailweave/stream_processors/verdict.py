@@ -15,7 +15,7 @@ from trailweave.schemas.compiled_write import Items
 from trailweave.schemas.errors import Fatal
 from trailweave.schemas.varint import write_varint
 from trailweave.stream_processors.bounds import bounded, text, text_or_none
-from trailweave.stream_processors.chain import SEQUENCE, Chain, Record, ordered, values
+from trailweave.stream_processors.chain import Chain, Record, values
 from trailweave.stream_processors.ranges import ProducerRange
 from trailweave.stream_processors.rules import RULES, RULES_VERSION, Hit, Limits, Rule
 from trailweave.stream_processors.rules.limits import limits_from
@@ -267,7 +267,7 @@ def chain_record(
     # Translated records without a time have 0, and stand in front of all others.
     first = root or next((r for r in chain.records if r["occurred_at"]), None)
     responses = chain.of("model_responded")
-    leaves = [record["place"][3] for record in ordered(chain.records, *SEQUENCE)]
+    leaves = [record["place"][3] for group in chain.by_producer.values() for record in group]
     record = {
         "tenant": chain.tenant,
         "trace_id": chain.trace_id,

@@ -23,6 +23,8 @@ from tests.unit.stream_processors.builders import (
 )
 
 EVERY_MS = 50
+#: When a session is looked at first, of which all came at 1 ms.
+FIRST_MS = 1 + EVERY_MS
 ID = "00000000-0000-7000-8000-0000000000ff"
 PROMISED: dict[str, Any] = {"expected_sources": ["policy", "gateway"]}
 
@@ -59,7 +61,7 @@ def test_a_denied_call_that_ran_is_told_while_its_session_is_open() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace), run(trace))
 
-    (said,) = looks(held, 10)
+    (said,) = looks(held, FIRST_MS)
 
     assert rules_of(said) == ["denied_but_executed"]
     assert said is not None
@@ -72,7 +74,7 @@ def test_it_is_told_wherever_the_denial_came_in_between() -> None:
     denied = denial(trace)
     feed(held, started(trace), run(trace), denied)
 
-    (said,) = looks(held, 10)
+    (said,) = looks(held, FIRST_MS)
 
     assert rules_of(said) == ["denied_but_executed"]
 
@@ -81,7 +83,7 @@ def test_nothing_is_said_of_what_may_still_come() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace), run(trace, "another, of which no decision has come"))
 
-    assert looks(held, 10) == [None]
+    assert looks(held, FIRST_MS) == [None]
 
 
 def test_an_open_revision_says_nothing_of_what_is_missing() -> None:
@@ -89,7 +91,7 @@ def test_an_open_revision_says_nothing_of_what_is_missing() -> None:
     made = [started(trace), trace.event("prompt_submitted"), denial(trace), run(trace)]
     feed(held, *made[:1], *made[2:])
 
-    (said,) = looks(held, 10)
+    (said,) = looks(held, FIRST_MS)
 
     assert said is not None
     record = as_stored(said.chain)
@@ -100,7 +102,7 @@ def test_an_open_revision_says_nothing_of_what_is_missing() -> None:
 def test_the_closing_has_all_of_the_session_again() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace), run(trace))
-    (said,) = looks(held, 10)
+    (said,) = looks(held, FIRST_MS)
     (session,) = held.sessions.values()
 
     closing = close(session, "idle", held.turn(), source(), CLOCKS_APART)
@@ -131,19 +133,19 @@ def test_a_restart_that_sets_the_clock_back_judges_no_earlier_than_an_open_revis
 def test_what_was_said_is_not_said_again() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace), run(trace))
-    looks(held, 10)
+    looks(held, FIRST_MS)
     feed(held, trace.event("prompt_submitted"))
 
-    assert looks(held, 10 + EVERY_MS) == [None]
+    assert looks(held, FIRST_MS + EVERY_MS) == [None]
 
 
 def test_what_comes_on_top_is_said_with_the_rest() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace), run(trace))
-    looks(held, 10)
+    looks(held, FIRST_MS)
     feed(held, denial(trace, "d", decision_id="d2"), run(trace, "d"))
 
-    (said,) = looks(held, 10 + EVERY_MS)
+    (said,) = looks(held, FIRST_MS + EVERY_MS)
 
     assert rules_of(said) == ["denied_but_executed"] * 2
 
@@ -154,10 +156,10 @@ def test_an_approval_that_came_late_takes_back_what_was_said() -> None:
         "approval_decided", at_s=2.5, call_id="c", approval_id="a", by=HUMAN, effect="allow"
     )
     feed(held, started(trace), denial(trace, at_s=2), run(trace))
-    looks(held, 10)
+    looks(held, FIRST_MS)
     feed(held, approved)
 
-    (said,) = looks(held, 10 + EVERY_MS)
+    (said,) = looks(held, FIRST_MS + EVERY_MS)
 
     assert rules_of(said) == []
 
@@ -166,16 +168,16 @@ def test_a_denial_on_trial_has_nobody_look() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace, mode="dry_run"), run(trace))
 
-    assert looks(held, 10) == []
+    assert looks(held, FIRST_MS) == []
 
 
 def test_a_credential_that_is_used_after_its_revocation_is_told_at_once() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), trace.event("credential_revoked", 1))
-    looks(held, 10)
+    looks(held, FIRST_MS)
     feed(held, trace.event("credential_used", 60))
 
-    (said,) = looks(held, 10 + EVERY_MS)
+    (said,) = looks(held, FIRST_MS + EVERY_MS)
 
     assert rules_of(said) == ["cred_after_revoke"]
 
@@ -185,29 +187,37 @@ def test_two_versions_of_an_event_are_told_when_somebody_looks() -> None:
     made = [trace.event("prompt_submitted", content=text, event_id=ID) for text in ("a", "b")]
     feed(held, started(trace), *made, denial(trace))
 
-    (said,) = looks(held, 10)
+    (said,) = looks(held, FIRST_MS)
 
     assert rules_of(said) == ["dup_conflict"]
+
+
+def test_a_session_that_closes_soon_after_what_it_is_watched_for_is_not_looked_at() -> None:
+    held, trace = lane(), Trace()
+    feed(held, started(trace), denial(trace), run(trace))
+
+    assert looks(held, FIRST_MS - 1) == []
+    assert len(looks(held, FIRST_MS)) == 1
 
 
 def test_two_looks_are_some_time_apart() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace))
-    looks(held, 10)
+    looks(held, FIRST_MS)
     feed(held, run(trace))
 
-    assert looks(held, 10 + EVERY_MS - 1) == []
-    assert len(looks(held, 10 + EVERY_MS)) == 1
+    assert looks(held, FIRST_MS + EVERY_MS - 1) == []
+    assert len(looks(held, FIRST_MS + EVERY_MS)) == 1
 
 
 def test_a_large_session_is_looked_at_less_often() -> None:
     held, trace = lane(), Trace()
     feed(held, started(trace), denial(trace), *(run(trace, "d") for _ in range(2 * EVERY_MS)))
-    looks(held, 10)
+    looks(held, FIRST_MS)
     feed(held, run(trace))
 
-    assert looks(held, 10 + EVERY_MS) == []
-    assert len(looks(held, 10 + 3 * EVERY_MS)) == 1
+    assert looks(held, FIRST_MS + EVERY_MS) == []
+    assert len(looks(held, FIRST_MS + 3 * EVERY_MS)) == 1
 
 
 def test_looks_above_a_turns_share_wait_for_the_next_turn() -> None:
@@ -220,14 +230,14 @@ def test_looks_above_a_turns_share_wait_for_the_next_turn() -> None:
         session.places *= TURN_EVENTS_MAX // 3 + 1
         session.times *= TURN_EVENTS_MAX // 3 + 1
 
-    assert [len(looks(held, 10)) for _ in range(4)] == [1, 1, 1, 0]
+    assert [len(looks(held, FIRST_MS)) for _ in range(4)] == [1, 1, 1, 0]
 
 
 def test_a_session_without_a_start_is_no_chain_to_speak_of() -> None:
     held, trace = lane(), Trace()
     feed(held, denial(trace), run(trace))
 
-    assert looks(held, 10) == [None]
+    assert looks(held, FIRST_MS) == [None]
 
 
 def test_a_closed_session_is_not_looked_at() -> None:
@@ -236,14 +246,14 @@ def test_a_closed_session_is_not_looked_at() -> None:
     (session,) = held.sessions.values()
     held.close(session)
 
-    assert looks(held, 10) == []
+    assert looks(held, FIRST_MS) == []
 
 
 def test_after_a_crash_the_same_is_said_under_the_same_ids_and_nothing_is_taken() -> None:
     held, trace = lane(), Trace()
     made = [started(trace), denial(trace), run(trace)]
     feed(held, *made)
-    (said,) = looks(held, 10)
+    (said,) = looks(held, FIRST_MS)
     assert said is not None
     headers = dict(recovery.session_headers("open", 1, said.session, held.positions))
 
@@ -255,7 +265,7 @@ def test_after_a_crash_the_same_is_said_under_the_same_ids_and_nothing_is_taken(
         offsets[event.topic] += 1
     point = recovery.Checkpoint(1, tuple(held.positions), (0,) * len(held.positions), 0)
     recovery.replay(new, point, [headers], [], again, 1 << 40)
-    (repeated,) = looks(new, 10)
+    (repeated,) = looks(new, FIRST_MS)
 
     assert repeated is not None
     assert repeated.chain["events"] == 3
