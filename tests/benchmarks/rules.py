@@ -11,8 +11,8 @@ from typing import Final
 from trailweave.deploy.fleet.synthetic import synthetic_events
 from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder
+from trailweave.schemas.garbage import rare_collections
 from trailweave.stream_processors.chain import Source, event_decoder, read
-from trailweave.stream_processors.closers import rare_collections
 from trailweave.stream_processors.lanes import FOLD_READ, Lane
 from trailweave.stream_processors.rules.ruleset import RuleSet
 from trailweave.stream_processors.session import ClosingTimes, Session

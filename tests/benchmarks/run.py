@@ -33,12 +33,12 @@ from trailweave.producers.recorder import Recorder
 from trailweave.producers.transport import Counts, Producer
 from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder
+from trailweave.schemas.garbage import rare_collections
 from trailweave.sinks import clickhouse
 from trailweave.sinks.load import LoadSettings, LoadWorker
 from trailweave.sinks.load_build import Builder, Insert, Record, Source
 from trailweave.sinks.tables import PROFILES
 from trailweave.stream_processors import verdict
-from trailweave.stream_processors.closers import rare_collections
 from trailweave.stream_processors.join import JoinSettings, JoinWorker
 from trailweave.stream_processors.session import ClosingTimes
 
@@ -204,14 +204,15 @@ def load(address: str, dsn: str, total: int) -> float:
     client = clickhouse.connect(dsn)
     began, done = 0.0, 0
     look_at = 0.0
-    while done < total:
-        worker.step()
-        if not began and not worker.idle():
-            began = time.perf_counter()
-        if time.perf_counter() > look_at:
-            look_at = time.perf_counter() + POLL_S
-            done = _count(client, "events")
-    seconds = time.perf_counter() - began
+    with rare_collections():
+        while done < total:
+            worker.step()
+            if not began and not worker.idle():
+                began = time.perf_counter()
+            if time.perf_counter() > look_at:
+                look_at = time.perf_counter() + POLL_S
+                done = _count(client, "events")
+        seconds = time.perf_counter() - began
     while not worker.idle():
         worker.step()
     worker.drain()
@@ -258,7 +259,7 @@ def _insert_all(inserts: list[Insert], dsn: str, at_once: int) -> float:
 
     def work(store: clickhouse.Store) -> None:
         for number, insert in waiting:  # shared: `next` of an enumeration is one step for threads
-            store.insert(insert.layout, insert.pieces, f"bench-{number}")
+            store.insert(insert.layout, insert.rows, f"bench-{number}")
 
     with ExitStack() as stack, ThreadPoolExecutor(at_once) as threads:
         stores = [clickhouse.Store(dsn, 300.0) for _ in range(at_once)]

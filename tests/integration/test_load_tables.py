@@ -56,20 +56,20 @@ def glued(events_: list[bytes]) -> tuple[rows.Layout, list[bytes]]:
     now = rows.number(int(time.time() * 1000))
     kind = rows.number(events.event_names().index("tool_requested"))
     prefix = rows.place_prefix(TOOLS.topic, TOOLS.topic_id, TOOLS.partition)
-    pieces: list[bytes] = []
-    for offset, value in enumerate(events_):
-        columns = prefix + rows.number(offset) + now + kind + rows.text(value)
-        rows.glue(pieces, columns, value, 10)
-    return rows.current_events(), pieces
+    return rows.current_events(), [
+        rows.event_block(prefix + rows.number(offset) + now + kind, value, 10)
+        for offset, value in enumerate(events_)
+    ]
 
 
 def test_the_workers_rows_are_what_these_tests_glue() -> None:
     key = example("tool_requested")["trace_id"].encode()
     (insert,) = Builder().build(TOOLS, [Record(0, 1, key, values(1)[0])]).inserts
-    layout, pieces = glued(values(1))
+    layout, (row,) = glued(values(1))
 
-    assert (layout, len(pieces)) == (insert.layout, len(insert.pieces))
-    assert pieces[3] == insert.pieces[3]
+    assert (layout, 1) == (insert.layout, len(insert.rows))
+    # Their times differ.
+    assert row.rpartition(values(1)[0])[2] == insert.rows[0].rpartition(values(1)[0])[2]
 
 
 def test_without_the_check_a_forged_record_still_stays_in_its_own_row(
@@ -143,14 +143,19 @@ def test_a_row_that_clickhouse_refuses_keeps_no_other_from_its_table(
     refused = []
     for _ in range(2):  # the second attempt is a redo by another worker
         job = job_of(values(9))
-        insert_, bad = job.built.inserts[0], 3 * 5 + 3
-        insert_.pieces[bad] = insert_.pieces[bad][:200]
+        insert_ = job.built.inserts[0]
+        insert_.rows[3] = cut_short(insert_.rows[3])
         Inserter(store, LoadMetrics(), AI_ACT.keep_days).attempt(job)
         refused.append(dict(job.refused))
 
     assert [offset for offset, _ in stored(client)] == [0, 1, 2, 4, 5, 6, 7, 8]
     assert [list(found) for found in refused] == [[("events", (3, 0))]] * 2
     assert job.letters()[0][1].detail.startswith("ClickHouse refuses the row (")
+
+
+def cut_short(row: bytes) -> bytes:
+    """A block that says that it is longer."""
+    return row[:-300] + rows.SYNC
 
 
 def job_of(events_: list[bytes]) -> Job:
@@ -167,7 +172,7 @@ def job_of(events_: list[bytes]) -> Job:
 
 def test_a_table_that_refuses_every_row_is_a_persons_to_mend(client: Any, store: Store) -> None:
     job = job_of(values(12))
-    job.built.inserts[0].pieces[3::5] = [value[:200] for value in values(12)]
+    job.built.inserts[0].rows = [cut_short(row) for row in job.built.inserts[0].rows]
 
     with pytest.raises(Fatal, match=r"couldn't insert 12 rows of .*trailweave tables check"):
         Inserter(store, LoadMetrics(), AI_ACT.keep_days).attempt(job)

@@ -14,6 +14,7 @@ the rows, `load_job` has the order of effects, `load_insert` is the threads' par
 Kafka. `test_load_model.py` drives all of them but this file, its lines and Kafka.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -24,6 +25,7 @@ from typing import Any, Final
 from confluent_kafka import Message
 from trailweave.schemas import events
 from trailweave.schemas.errors import Fatal, Retryable
+from trailweave.schemas.garbage import rare_collections
 from trailweave.schemas.group_slot import GroupSlot
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.silence import Silence
@@ -404,7 +406,7 @@ def run(
     """Load until `stop` is set, then drain; waits out services that are away, raises `Fatal`."""
     worker = LoadWorker(settings, metrics, schemas)
     backoff_s = BACKOFF_MIN_S
-    try:
+    with contextlib.closing(worker), rare_collections():
         while not stop.is_set():
             try:
                 worker.step()
@@ -418,5 +420,3 @@ def run(
             worker.drain()
         except Retryable as error:
             log.warning("stopped with work left, the next start does it: %s", error)
-    finally:
-        worker.close()

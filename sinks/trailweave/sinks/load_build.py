@@ -13,7 +13,7 @@ from trailweave.schemas import codec, events
 from trailweave.schemas.compiled import Json
 from trailweave.schemas.errors import Reason, Rejected
 from trailweave.schemas.standing import WriterStandings
-from trailweave.schemas.validity import validity
+from trailweave.schemas.validity import valid_type
 from trailweave.sinks import rows, tables
 from trailweave.sinks.load_plan import Place
 from trailweave.sinks.rows import Layout, number, text
@@ -27,9 +27,6 @@ RECORD_OF: Final = {
 }
 
 DAY_MS: Final = 86_400_000
-
-#: Pieces that `rows.glue` appends for one row.
-_PIECES: Final = 5
 
 
 class Record(NamedTuple):  # a tuple: one is built for every record, on the hot path
@@ -67,7 +64,7 @@ class Insert:
     #: Which partition: the number of the day or of the month.
     period: int
     places: list[Place] = field(default_factory=list)
-    pieces: list[bytes] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
 
     @property
     def part(self) -> str:
@@ -75,10 +72,8 @@ class Insert:
         return f"{self.layout.part}.{self.period}"
 
     def only(self, places: Collection[Place]) -> Iterator[bytes]:
-        """The pieces of the rows at these places."""
-        for index, place in enumerate(self.places):
-            if place in places:
-                yield from self.pieces[index * _PIECES : (index + 1) * _PIECES]
+        """The rows at these places."""
+        return (row for place, row in zip(self.places, self.rows, strict=True) if place in places)
 
 
 @dataclass(slots=True)
@@ -136,7 +131,7 @@ class Builder:
                 day_ms = range(day * DAY_MS, (day + 1) * DAY_MS)
             try:
                 value, key, start = self._admitted(record)
-                name, _ = validity(source.topic, record.key, value, self._checker)
+                name = valid_type(source.topic, record.key, value, self._checker)
             except _WaitsError:
                 built.waits_at = record.offset
                 break
@@ -148,17 +143,9 @@ class Builder:
                 layout = self._event_layout(key, name)
                 insert = inserts.setdefault((layout.part, day), Insert(layout, day))
                 by_key[key] = insert
-            columns = b"".join(
-                (
-                    prefix,
-                    number(record.offset),
-                    number(max(0, record.recorded_at)),
-                    self._index[name],
-                    number(len(value)),
-                    value,
-                )
-            )
-            rows.glue(insert.pieces, columns, value, start)
+            time = number(max(0, record.recorded_at))
+            columns = prefix + number(record.offset) + time + self._index[name]
+            insert.rows.append(rows.event_block(columns, value, start))
             insert.places.append((record.offset, 0))
         built.inserts = list(inserts.values())
         return built
@@ -184,7 +171,7 @@ class Builder:
                 built.rejected.append((record, refusal.reason))
                 continue
             insert = insert_of(self._record_layout(key, name), record)
-            rows.glue(insert.pieces, _columns(name, source, record), value, start)
+            insert.rows.append(rows.block(_columns(name, source, record), value[start:]))
             insert.places.append((record.offset, 0))
             if decoded.get("handles"):
                 _add_handles(insert_of(rows.handles(), record), source, record, decoded)
@@ -262,5 +249,5 @@ def _add_handles(insert: Insert, source: Source, record: Record, chain: dict[str
     owner = [text(chain[name].encode()) for name in ("tenant", "trace_id")]
     for ordinal, handle in enumerate(chain["handles"]):
         own = [text(handle[name].encode()) for name in ("kind", "hash", "event_id")]
-        rows.glue(insert.pieces, b"".join((place, number(ordinal), *owner, *own)), b"", 0)
+        insert.rows.append(rows.block(b"".join((place, number(ordinal), *owner, *own)), b""))
         insert.places.append((record.offset, ordinal))

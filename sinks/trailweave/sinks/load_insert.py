@@ -40,7 +40,7 @@ _TABLES_OF: Final = {
 class Tables(Protocol):
     """What the tables have to answer; `clickhouse.Store` in earnest."""
 
-    def insert(self, layout: Layout, pieces: Iterable[bytes], token: str) -> None:
+    def insert(self, layout: Layout, rows: Iterable[bytes], token: str) -> None:
         """One insert. `Retryable`: it may have happened; `Rejected`: the data never will."""
 
     def present(
@@ -208,9 +208,9 @@ class Inserter:
         if self._monotonic() > job.leased_until:
             raise Retryable("couldn't insert within the lease of the group's membership")
         table = insert.layout.table
-        pieces = insert.pieces if places is insert.places else insert.only(frozenset(places))
+        rows = insert.rows if places is insert.places else insert.only(frozenset(places))
         with self._metrics.insert_s.labels(table).time():
-            self._store.insert(insert.layout, pieces, own)
+            self._store.insert(insert.layout, rows, own)
         job.rows[table] = job.rows.get(table, 0) + len(places)
 
     def _give_up(self, job: Job, insert: Insert, missing: int) -> None:

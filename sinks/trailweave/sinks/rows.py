@@ -94,9 +94,20 @@ def place_prefix(topic: str, topic_id: str, partition: int) -> bytes:
     return text(topic.encode()) + text(topic_id.encode()) + number(partition)
 
 
-def glue(out: list[bytes], columns: bytes, value: bytes, start: int) -> None:
-    """Append the block of one row: its columns, then the record behind its framing."""
-    out += (b"\2", number(len(columns) + len(value) - start), columns, value[start:], SYNC)
+def block(columns: bytes, record: bytes) -> bytes:
+    """The block of one row: its columns, then the record without its framing."""
+    return b"".join((_ONE, number(len(columns) + len(record)), columns, record, SYNC))
+
+
+def event_block(columns: bytes, value: bytes, start: int) -> bytes:
+    """The same for an event: all of its bytes are a column, too; its record begins at `start`."""
+    columns += number(len(value))
+    size = number(len(columns) + 2 * len(value) - start)
+    return b"".join((_ONE, size, columns, value, value[start:], SYNC))
+
+
+#: Rows of a block.
+_ONE: Final = number(1)
 
 
 # --- layouts ---------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ wrong with a child, the worker still has its sessions and closes them itself.
 
 import atexit
 import contextlib
-import gc
 import heapq
 import logging
 import pickle
@@ -28,6 +27,7 @@ from typing import Final, Literal, NamedTuple
 
 from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
+from trailweave.schemas.garbage import rare_collections
 from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.lanes import Lane, Turn
@@ -47,10 +47,6 @@ STALL_S: Final = 60
 RESTART_WAIT_S: Final = 30.0
 #: Both ends of a pipe: a share is sent in fewer turns of its two processes.
 _PIPE_BYTES: Final = 1024 * 1024
-
-#: Allocations between collections. The defaults visit the values of open sessions again and again,
-#: which are no garbage until their session closes, and hold no cycles then: 4 to 8 % of the time.
-GC_THRESHOLDS: Final = (100_000, 20, 50)
 
 _READY: Final = b"ready"
 #: Sent by the terminal or the service manager to all of the group; the worker decides.
@@ -84,20 +80,6 @@ Answer = Sealed | Literal["elsewhere"] | None
 
 #: Closes one session in the worker; None when it is not to be closed yet.
 Here = Callable[[Due], Sealed | None]
-
-
-@contextlib.contextmanager
-def rare_collections() -> Iterator[None]:
-    """Garbage collection as it pays for a process that holds sessions."""
-    thresholds = gc.get_threshold()
-    # What is loaded by now stays.
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
 
 
 @dataclass(slots=True, eq=False)

@@ -35,6 +35,7 @@ from confluent_kafka import (
 from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
+from trailweave.schemas.garbage import rare_collections
 from trailweave.schemas.group_slot import GroupSlot
 from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.silence import Silence
@@ -48,7 +49,7 @@ from trailweave.stream_processors.chunks import (
     promote,
     promoted,
 )
-from trailweave.stream_processors.closers import Closers, Due, rare_collections
+from trailweave.stream_processors.closers import Closers, Due
 from trailweave.stream_processors.closing import Sealed, close, seal
 from trailweave.stream_processors.confirm import Confirmer
 from trailweave.stream_processors.lane_recovery import LaneRecovery

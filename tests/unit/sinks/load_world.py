@@ -158,12 +158,13 @@ class Columns:
         return self.row[self.at - size : self.at].decode()
 
 
-def stored(layout: Layout, pieces: Iterable[bytes]) -> list[tuple[int, bytes, Row]]:
+def stored(layout: Layout, rows: Iterable[bytes]) -> list[tuple[int, bytes, Row]]:
     """(broker time, bytes, place) of each row of a container."""
-    found, every = [], list(pieces)
-    for index in range(0, len(every), 5):
-        row = every[index + 2] + every[index + 3]
+    found = []
+    for row in rows:
         columns = Columns(row)
+        columns.number()  # rows of the block
+        columns.number()  # its bytes
         columns.text()  # the topic's name
         topic_id, _, offset, recorded_at = (
             columns.text(), columns.number(), columns.number(), columns.number(),

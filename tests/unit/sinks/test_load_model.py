@@ -202,7 +202,7 @@ class Store:
 
     worker: Worker
 
-    def insert(self, layout: Layout, pieces: Iterable[bytes], token: str) -> None:
+    def insert(self, layout: Layout, rows: Iterable[bytes], token: str) -> None:
         run, tables, table = self.worker.run, self.worker.run.tables, layout.table
         before = tables.inserts[table]
         run.point(self.worker)
@@ -213,7 +213,7 @@ class Store:
         zombie = self.worker.generation != run.generation
         if zombie and tables.inserts[table] - before >= run.reach:
             raise Retryable("the connection is gone")
-        found = stored(layout, pieces)
+        found = stored(layout, rows)
         if any(b"poison" in row for _, row, _ in found):
             raise Rejected("refused_by_clickhouse", "ClickHouse refuses the row")
         blocks: dict[int, list[Row]] = {}

@@ -28,8 +28,8 @@ def build(name: str, count: int = 1) -> tuple[Built, list[bytes]]:
     return BUILDER.build(source, records), values
 
 
-def container_rows(layout: rows.Layout, pieces: list[bytes]) -> list[dict[str, Any]]:
-    found: Any = fastavro.reader(io.BytesIO(layout.header + b"".join(pieces)))
+def container_rows(layout: rows.Layout, blocks: list[bytes]) -> list[dict[str, Any]]:
+    found: Any = fastavro.reader(io.BytesIO(layout.header + b"".join(blocks)))
     return list(found)
 
 
@@ -42,7 +42,7 @@ def test_a_generic_reader_finds_place_bytes_and_fields_of_every_event(name: str)
     built, values = build(name, 3)
     (insert,) = built.inserts
 
-    found = container_rows(insert.layout, insert.pieces)
+    found = container_rows(insert.layout, insert.rows)
 
     assert [row["offset"] for row in found] == [70, 71, 72]
     assert [row["record"] for row in found] == values
@@ -63,7 +63,7 @@ def test_a_generic_reader_finds_every_field_of_other_records(name: str) -> None:
     kind = events.record_types()[name]
     record = read(values[0][10:], kind.schema)
 
-    (found,) = container_rows(insert.layout, insert.pieces)
+    (found,) = container_rows(insert.layout, insert.rows)
 
     prefix = "letter_" if name == "dead_letter" else ""
     assert found[f"{prefix}offset"] == 70
@@ -78,7 +78,7 @@ def test_a_chain_brings_a_row_per_handle() -> None:
 
     assert handles
     assert insert.places == [(70, ordinal) for ordinal in range(len(handles))]
-    found = container_rows(insert.layout, insert.pieces)
+    found = container_rows(insert.layout, insert.rows)
     assert [row["hash"] for row in found] == [handle["hash"] for handle in handles]
 
 
@@ -97,13 +97,13 @@ def test_every_column_has_a_source() -> None:
 def test_a_forged_second_record_stays_in_its_block() -> None:
     built, values = build("tool_requested", 3)
     (insert,) = built.inserts
-    place = insert.pieces[2]
-    forged = values[0][10:]
-    pieces: list[bytes] = []
-    rows.glue(pieces, place, values[0] + forged, 10)
-    rows.glue(pieces, place, values[0], 10)
+    kind = events.event_names().index("tool_requested")
+    place = rows.place_prefix("topic", "00000000-0000-4000-8000-000000000001", 3)
+    columns = place + rows.number(70) + rows.number(1) + rows.number(kind)
+    forged = values[0] + values[0][10:]
+    made = rows.event_block(columns, forged, 10) + rows.event_block(columns, values[0], 10)
 
-    blocks: Any = fastavro.block_reader(io.BytesIO(insert.layout.header + b"".join(pieces)))
+    blocks: Any = fastavro.block_reader(io.BytesIO(insert.layout.header + made))
     ids = [[row["event_id"] for row in block] for block in blocks]
 
     assert ids == [[example("tool_requested")["event_id"]]] * 2
