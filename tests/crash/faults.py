@@ -16,8 +16,10 @@ from typing import Final
 
 from tests.crash.rig import DEADLINE_S, Life, Rig, until
 
-#: The controller counts a broker out after `broker.session.timeout.ms`, three seconds.
-KAFKA_STOP_S: Final = 3.5
+#: Longer than a worker's session, which is five seconds for load and two for the join.
+KAFKA_STOP_S: Final = 6.0
+#: A broker that is counted out when it goes on is so within milliseconds.
+COUNTED_OUT_WITHIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,17 @@ def kill_kafka(rig: Rig, _: random.Random) -> str:
 
 
 def stop_kafka(rig: Rig, _: random.Random) -> str:
-    """SIGSTOP for longer than the broker's own session."""
+    """SIGSTOP until every worker is counted out, and the broker must not be."""
     with rig.kafka_lock:
+        before = rig.counted_out()
         rig.kafka_signal(signal.SIGSTOP)
         try:
             time.sleep(KAFKA_STOP_S)
         finally:
             rig.kafka_signal(signal.SIGCONT)
+        time.sleep(COUNTED_OUT_WITHIN_S)
+        if rig.counted_out() > before:
+            raise AssertionError("the broker was counted out because it had stood still")
     return ""
 
 

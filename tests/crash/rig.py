@@ -241,6 +241,11 @@ class Rig:
             self.kafka.stop()
             self.kafka.start()
 
+    def counted_out(self) -> int:
+        """How often the broker was counted out for silence: its partitions then have no leader."""
+        log = self.kafka.data_dir / "log" / "kafka.log"
+        return log.read_text("utf-8", "replace").count("session has timed out")
+
     def kafka_signal(self, number: signal.Signals) -> None:
         os.kill(self.kafka.pid, number)
 

@@ -117,6 +117,9 @@ def test_kafka_keeps_records_and_its_address_over_a_stop_and_a_kill(
     assert kafka_engine.start() == address
     assert len(sent) == 501
     assert read(address, "kept", 501) == sent
+    # Nor did a start wait until the broker before it was counted out.
+    log = kafka_engine.data_dir / "log" / "kafka.log"
+    assert "DUPLICATE_BROKER_REGISTRATION" not in log.read_text("utf-8")
 
 
 def test_every_acknowledged_insert_survives_a_kill(clickhouse_engine: ClickHouseEngine) -> None:

@@ -3,6 +3,11 @@
 What is where in the data directory: `topics/` the broker's files, `log/` its logs, `ports.json`
 the ports of the last start, `server.properties` the settings of the last start.
 
+A start on kept data takes two processes, one after the other. The controller takes the broker of
+the last run for alive until its session is over, and refuses a new one for so long; and the session
+is long, for the reason that stands at the setting. So first the controller alone runs for a moment
+with a session that is over at once.
+
 What a kill can lose: nothing that was acknowledged. The broker acknowledges once the bytes are in
 the operating system's page cache, which outlives the process; it doesn't wait for the disk. When
 the *machine* loses power, the seconds that the system had not yet written are gone; a cluster of
@@ -15,6 +20,7 @@ import base64
 import logging
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,8 +38,18 @@ HOST = "127.0.0.1"
 LOCK = Path(__file__).with_name("kafka.lock.json")
 LOG4J2 = Path(__file__).with_name("kafka_log4j2.properties")
 
-#: Two seconds here; ten times that for a machine under load or with many logs to recover.
-READY_TIMEOUT_S = 60.0
+#: Two seconds here; ten times that for a machine under load or with many logs to recover; and the
+#: session of the last broker, should it not have been ended before.
+READY_TIMEOUT_S = 120.0
+#: For the controller to count the last broker out: a second here. A starved machine took more than
+#: half a minute, and giving up costs a whole one.
+COUNT_OUT_TIMEOUT_S = 90.0
+#: When the controller has counted nobody out for so long since it works, there is nobody.
+COUNT_OUT_WAIT_S = 1.0
+#: What its log says of that; the last once it is on disk.
+WORKS = "Activated periodic tasks"
+COUNTS_OUT = "Fencing broker"
+HAS_COUNTED_OUT = "successfully completing maybeFenceStaleBroker"
 METADATA_TIMEOUT_S = 1.0
 FORMAT_TIMEOUT_S = 60.0
 #: A clean stop writes each partition's snapshot; half a second with few partitions.
@@ -54,15 +70,16 @@ SETTINGS: Mapping[str, str] = {
     "share.coordinator.state.topic.min.isr": "1",
     "share.coordinator.state.topic.num.partitions": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # After SIGKILL the new broker may register only when the old one's session is over, by default
-    # nine seconds later. There is no second broker that a fenced one could hand its work to.
-    "broker.session.timeout.ms": "3000",
+    # Partitions without a leader are worse than none to talk to. The broker takes those of a
+    # transaction that is being committed for deleted ones, and says it is committed without having
+    # marked it there, so that its offsets stay pending for ever; and clients are told of a cluster
+    # without brokers, which librdkafka takes for the truth and never asks again (its issue 5301).
+    # There are two ways to that state, for a broker that is alone. One: it was paused for longer
+    # than its session (a frozen container, a machine short of cores), and when it goes on, its
+    # controller looks at the clock before it looks at the heartbeats. By default nine seconds.
+    "broker.session.timeout.ms": "60000",
     "broker.heartbeat.interval.ms": "500",
-    # A controlled shutdown would first leave every partition without a leader, and then two things
-    # go wrong: the broker takes partitions of a transaction that is being committed for deleted
-    # ones, and says it is committed without having marked it there, so that its offsets stay
-    # pending for ever; and clients are told of a cluster without brokers, which librdkafka takes
-    # for the truth and never asks again (its issue 5301).
+    # Two: a controlled shutdown, which is to hand leadership over and has nobody to hand it to.
     "controlled.shutdown.enable": "false",
     # A laptop that was shut for a month must not forget how far its workers had read.
     "offsets.retention.minutes": "525600",
@@ -72,6 +89,16 @@ SETTINGS: Mapping[str, str] = {
     # The default of 128 MB is a quarter of our heap, for two small compacted topics.
     "log.cleaner.dedupe.buffer.size": "16777216",
 }
+
+
+#: What a controller without a broker is told as well.
+OF_THE_NODE = (
+    "node.id",
+    "controller.quorum.voters",
+    "controller.listener.names",
+    "listener.security.protocol.map",
+    "log.dirs",
+)
 
 
 class KafkaEngine:
@@ -158,11 +185,11 @@ class KafkaEngine:
         port = choose_port(self.port, kept.get("kafka"), "Kafka", HOST)
         # Nobody but the broker itself talks to its controller, so that port may change.
         controller_port = free_port(HOST)
-        (folder.path / "log").mkdir(exist_ok=True)
         java = [_java(), *JVM, f"-Xmx{self.heap}", "-cp", class_path]
-        java += [f"-Dlog4j2.configurationFile={LOG4J2}"]
-        java += [f"-Dtrailweave.log.dir={folder.path / 'log'}"]
         properties = _properties(folder.path / "topics", port, controller_port) | self.settings
+        if (folder.path / "topics").exists():
+            _count_out(java, folder, properties)
+        java += _logging(folder.path / "log")
         if not (folder.path / "topics").exists():
             _format(java, folder.path, properties)
         settings_file = folder.path / "server.properties"
@@ -207,6 +234,55 @@ def _properties(topics: Path, port: int, controller_port: int) -> dict[str, str]
         "inter.broker.listener.name": "PLAINTEXT",
         "log.dirs": str(topics),
     }
+
+
+def _logging(into: Path) -> list[str]:
+    into.mkdir(parents=True, exist_ok=True)
+    return [f"-Dlog4j2.configurationFile={LOG4J2}", f"-Dtrailweave.log.dir={into}"]
+
+
+def _count_out(java: list[str], folder: DataDir, properties: Mapping[str, str]) -> None:
+    """End the session of the broker that ran on this data before.
+
+    Nothing hangs on it but time: without it, the next broker waits for the session's end.
+    """
+    settings_file = folder.path / "count-out.properties"
+    alone = {
+        "process.roles": "controller",
+        "listeners": "CONTROLLER://" + properties["controller.quorum.voters"].partition("@")[2],
+        "broker.session.timeout.ms": "2",
+        "broker.heartbeat.interval.ms": "1",
+    }
+    _write_properties(settings_file, {name: properties[name] for name in OF_THE_NODE} | alone)
+    logs = folder.path / "log" / "count-out"
+    said = logs / "kafka.log"
+    said.unlink(missing_ok=True)
+    # A process of so short a life: a better compiler would cost it more than it gives.
+    java = [*java, "-XX:TieredStopAtLevel=1", *_logging(logs), "-Dtrailweave.log.deferred=debug"]
+    controller = Child(
+        "Kafka's controller",
+        [*java, "kafka.Kafka", str(settings_file)],
+        folder.lock_fd,
+        logs / "kafka-console.log",
+        grace_s=GRACE_S,
+    )
+    works_since: float | None = None
+
+    def over() -> bool:
+        nonlocal works_since
+        text = said.read_text("utf-8", "replace") if said.exists() else ""
+        if works_since is None and WORKS in text:
+            works_since = time.monotonic()
+        if COUNTS_OUT in text:
+            return HAS_COUNTED_OUT in text
+        return works_since is not None and time.monotonic() > works_since + COUNT_OUT_WAIT_S
+
+    try:
+        controller.wait_ready(over, COUNT_OUT_TIMEOUT_S)
+    except EngineError as error:
+        log.warning("Kafka's start will take up to a minute longer: %s", error)
+    finally:
+        controller.kill()
 
 
 def _write_properties(path: Path, properties: Mapping[str, str]) -> None:
