@@ -31,8 +31,8 @@ from trailweave.sinks import tables
 
 from tests.crash.proxy import HOST, ClickHouseProxy, KafkaProxy
 
-#: The longest wait for anything: the broker ends a dead worker's transaction after 20 s, and looks
-#: for such ones every 10 s; everything else is a matter of seconds.
+#: The longest wait for anything: the broker ends a dead worker's transaction after 20 s, and
+#: everything else is a matter of seconds, or of ten times that on a machine under load.
 DEADLINE_S: Final = 120.0
 POLL_S: Final = 0.1
 #: A worker that ended by itself is started again after so long.

@@ -81,6 +81,9 @@ SETTINGS: Mapping[str, str] = {
     "broker.heartbeat.interval.ms": "500",
     # Two: a controlled shutdown, which is to hand leadership over and has nobody to hand it to.
     "controlled.shutdown.enable": "false",
+    # Nobody reads behind a dead worker's transaction until the broker has seen that it is too old.
+    # By default it looks every ten seconds.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
     # A laptop that was shut for a month must not forget how far its workers had read.
     "offsets.retention.minutes": "525600",
     # Room for a batch of the largest records; a topic may allow less by max.message.bytes.
