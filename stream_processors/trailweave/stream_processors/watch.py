@@ -57,6 +57,9 @@ TOPICS_POLL_S: Final = 0.1
 BATCH: Final = 500
 LINGER_S: Final = 0.1
 SESSION_TIMEOUT_S: Final = 10.0
+#: How long a rebalance or the end waits for what agents are at; the rest is read again. Below
+#: `SESSION_TIMEOUT_S`, and more than a batch takes on a busy machine.
+WAIT_S: Final = 5.0
 #: How often keys are looked for whose time has come.
 LOOK_INTERVAL_S: Final = 5.0
 #: How often the whole table is gone through for keys that came with a rebalance.
@@ -99,7 +102,29 @@ class WatchSettings:
 
 
 class _Consumer(driver.Consumer):
-    """Reads what is committed."""
+    """Reads what is committed, and leaves nothing out when it goes back."""
+
+    async def perform_seek(self) -> None:
+        """Go back to the offsets that count; whoever asks for it resumes the flow after it.
+
+        Faust lets it flow meanwhile. What was fetched before is then delivered after it, and Faust
+        takes what lies in between for a gap, which counts as done, and leaves it out as known when
+        it comes.
+        """
+        self.stop_flow()
+        await super().perform_seek()
+
+    async def wait_empty(self) -> None:
+        """Wait a while for what agents are at, and let what they did count.
+
+        Faust waits for ever: for a record, too, that one agent is through with and that will never
+        reach another, whose queue was emptied.
+        """
+        deadline = time.monotonic() + WAIT_S
+        while self._unacked_messages and not self.should_stop and time.monotonic() < deadline:
+            await self._wait_for_ack(timeout=1)
+            self._clean_unacked_messages()
+        await self.commit_and_end_transactions()
 
     def _new_consumer_thread(self) -> "_Thread":
         return _Thread(self, loop=self.loop, beacon=self.beacon)
