@@ -5,9 +5,9 @@ Order of effects, and what a crash between them does (everything is at least onc
 1. `read` takes records of the join from the sessions topic, and `hear` heartbeats; they write the
    facts that these say, by key, to a topic of its own; their offsets count once Kafka has the facts
                                                             crash: the records are read again
-2. `judge` folds the facts of a key into the table; a finding that has not been said so goes to the
-   findings topic, and is waited for                        crash: the facts are judged again
-3. the table has the facts and what was said, and so has its changelog
+2. `judge` folds facts by key; a finding that has not been said so goes to the findings topic, and
+   is waited for                                            crash: the facts are judged again
+3. the changelog has the facts and what was said; then the table in memory has them, too
                                                             crash: the finding is said again
 4. the offsets of the facts count                           crash: facts are folded again
 
@@ -19,16 +19,19 @@ What is true once something has not come for a while is found by looks: facts wi
 `look` sends to keys whose time has come. They pass through the facts topic as all others, so it is
 one agent that changes a key, whoever sends them.
 
+What one of these agents raises ends the process. Faust would start the agent again, on a stream
+that goes on behind the records that were not done.
+
 Faust reads uncommitted records unless it writes transactions itself; here it must not, so the
 consumer is told to. An aborted chain of the join never gets here.
 """
 
+import asyncio
 import heapq
 import json
 import ssl
 import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -37,14 +40,14 @@ from aiokafka import AIOKafkaConsumer
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
-from faust.streams import _current_event
 from faust.transport.drivers import aiokafka as driver
+from mode import CrashingSupervisor
 from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder, Encoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.stream_processors import lane_reader, own_agents
 from trailweave.stream_processors.detectors import DETECTORS, of_chains, of_producers
-from trailweave.stream_processors.detectors.detector import LOOK, Fact, finding
+from trailweave.stream_processors.detectors.detector import LOOK, Detector, Fact, finding
 from trailweave.stream_processors.rules import Limits
 from trailweave.stream_processors.verdict import RulesConfig
 
@@ -166,9 +169,12 @@ def make_app(settings: WatchSettings) -> faust.App:
     )
     app.transport = _Transport(app.conf.broker_consumer, app, loop=app.loop)
     agents = _Agents(app, settings)
-    app.agent(app.topic(events.SESSIONS_TOPIC, **_RAW), name="read")(agents.read)
-    app.agent(app.topic(events.HEARTBEATS_TOPIC, **_RAW), name="hear")(agents.hear)
-    app.agent(agents.facts, name="judge")(agents.judge)
+    for topic, agent in (
+        (app.topic(events.SESSIONS_TOPIC, **_RAW), agents.read),
+        (app.topic(events.HEARTBEATS_TOPIC, **_RAW), agents.hear),
+        (agents.facts, agents.judge),
+    ):
+        app.agent(topic, name=agent.__name__, supervisor_strategy=CrashingSupervisor)(agent)
     app.timer(interval=LOOK_INTERVAL_S)(agents.look)
     if settings.module:
         own_agents.register(settings.module, app)
@@ -188,9 +194,9 @@ class _Agents:
             retention=float(FACTS_KEPT_S),
             **_RAW,
         )
-        self._findings = app.topic(events.FINDINGS_TOPIC, **_RAW)
         # By type and not by schema: a recovery reads the changelog by what the types say.
         table = app.Table(TABLE, partitions=settings.partitions, key_type=bytes, value_type=bytes)
+        self._changelog = table.changelog_topic.get_topic_name()
         self._seen = _Seen(settings.rules, table)
 
     async def read(self, stream: Any) -> None:
@@ -204,33 +210,49 @@ class _Agents:
     async def judge(self, stream: Any) -> None:
         """Findings of facts."""
         async for batch in stream.noack_take(BATCH, within=LINGER_S):
-            for event in batch:
-                found = self._seen.fold(event.key, Fact(*json.loads(event.value)))
-                if found is not None:
-                    await (await self._findings.send(key=event.key, value=found))
-                # A table asks which event changes it, and a batch has not said so.
-                _current_event.set(weakref.ref(event))
-                self._seen.keep(event.key)
-            # The changelog, too, before the offsets count.
-            await self._app.producer.flush()
-            await _ack(stream, batch)
+            generation = self._app.consumer_generation_id
+            # What came before a rebalance comes again, to whoever has its partition now.
+            mine = [one for one in batch if one.message.generation_id == generation]
+            places = {event.key: event.message.partition for event in mine}
+            found, changed = self._seen.fold(
+                (event.key, Fact(*json.loads(event.value))) for event in mine
+            )
+            await self._send(events.FINDINGS_TOPIC, [(*one, None) for one in found.items()])
+            if self._app.consumer_generation_id != generation:
+                continue
+            # Not through the table, which only lets Faust send it some time: its flush gives up
+            # after a tenth of a second in which nothing was sent, and offsets would count before.
+            await self._send(self._changelog, [(*one, places[one[0]]) for one in changed.items()])
+            self._seen.keep(changed)
+            await _ack(stream, mine)
 
     async def look(self) -> None:
         """Looks at keys whose time has come."""
-        await self._send(self._seen.due(time.time()))
+        await self._send_facts(self._seen.due(time.time()))
 
     async def _say(self, stream: Any, facts_of: Callable[[Any, Decoder], list[Fact]]) -> None:
         async for batch in stream.noack_take(BATCH, within=LINGER_S):
             self._seen.reading(batch)
-            await self._send([fact for event in batch for fact in facts_of(event, self._decoder)])
+            await self._send_facts(
+                [fact for event in batch for fact in facts_of(event, self._decoder)]
+            )
             await _ack(stream, batch)
 
-    async def _send(self, said: list[Fact]) -> None:
+    async def _send_facts(self, said: list[Fact]) -> None:
+        await self._send(
+            FACTS_TOPIC, [(_key(fact), json.dumps(fact).encode(), None) for fact in said]
+        )
+
+    async def _send(
+        self, topic: str, records: Sequence[tuple[bytes, bytes | None, int | None]]
+    ) -> None:
+        """Send records (key, value, partition), and wait until Kafka has all of them."""
+        producer = await self._app.maybe_start_producer()
         sent = [
-            await self.facts.send(key=_key(fact), value=json.dumps(fact).encode()) for fact in said
+            await producer.send(topic, key, value, partition, None, None)
+            for key, value, partition in records
         ]
-        for each in sent:
-            await each
+        await asyncio.gather(*sent)
 
 
 async def _ack(stream: Any, batch: Sequence[Any]) -> None:
@@ -252,10 +274,16 @@ class _Kept:
     def of(cls, value: bytes | None) -> "_Kept":
         return cls() if value is None else cls(**json.loads(value))
 
-    def value(self) -> bytes:
+    def value(self) -> bytes | None:
+        """None, as a table and a changelog mean it, if there is nothing to keep."""
+        if not self.facts:
+            return None
         return json.dumps(
             {"facts": self.facts, "said": self.said, "looked_us": self.looked_us}
         ).encode()
+
+    def forget(self) -> None:
+        self.facts, self.said, self.looked_us = {}, "", 0
 
 
 class _Seen:
@@ -265,7 +293,6 @@ class _Seen:
         self._rules = rules
         self._table = table
         self._encoder = Encoder()
-        self._changed: dict[bytes, bytes | None] = {}
         #: (when, key); `_planned` says which entry of a key holds.
         self._looks: list[tuple[int, bytes]] = []
         self._planned: dict[bytes, int] = {}
@@ -276,49 +303,62 @@ class _Seen:
     def limits(self) -> Limits:
         return self._rules.limits
 
-    # --- one fact ---
+    # --- facts ---
 
-    def fold(self, key: bytes, fact: Fact) -> bytes | None:
-        """A finding to be said or taken back, if the fact makes it so; then `keep`."""
-        detector = DETECTORS.get(fact.detector)
-        if detector is None:
-            return None  # of another version
-        before = self._table.get(key)
-        kept = _Kept.of(before)
+    def fold(
+        self, facts: Iterable[tuple[bytes, Fact]]
+    ) -> tuple[dict[bytes, bytes], dict[bytes, bytes | None]]:
+        """What facts make of their keys, in their order: (findings, the table's new values).
+
+        Findings that are to be said or taken back, by key, the last one of each. The table has
+        its values only after `keep`.
+        """
+        folded: dict[bytes, tuple[Detector, _Kept]] = {}
+        records: dict[bytes, dict[str, Any]] = {}
+        for key, fact in facts:
+            if key not in folded:
+                if fact.detector not in DETECTORS:
+                    continue  # of another version
+                folded[key] = DETECTORS[fact.detector], _Kept.of(self._table.get(key))
+            record = self._judged(*folded[key], fact)
+            if record is not None:
+                records[key] = {**record, "rules_config_hash": self._rules.digest}
+        for key, (detector, kept) in folded.items():
+            self._plan(key, detector, kept)
+        values = {key: kept.value() for key, (_, kept) in folded.items()}
+        found = {key: self._encoder.encode("finding", one) for key, one in records.items()}
+        return found, {key: one for key, one in values.items() if one != self._table.get(key)}
+
+    def keep(self, changed: Mapping[bytes, bytes | None]) -> None:
+        """What was folded goes to the table: it was said, and the changelog has it."""
+        data = self._table.data
+        for key, value in changed.items():
+            if value is None:
+                data.pop(key, None)
+            else:
+                data[key] = value
+
+    def _judged(self, detector: Detector, kept: _Kept, fact: Fact) -> dict[str, Any] | None:
         if fact.name != LOOK:
             kept.facts = detector.fold(kept.facts, fact)
-        elif detector.is_over(kept.facts, self.limits, kept.looked_us, fact.at_us):
-            kept.facts = {}
+        elif not kept.facts or detector.is_over(
+            kept.facts, self.limits, kept.looked_us, fact.at_us
+        ):
+            kept.forget()
+            return None
         else:
             kept.looked_us = fact.at_us
-        found = None
-        if kept.facts:
-            answer = detector.judge(kept.facts, self.limits, fact.at_us)
-            now_ms = int(time.time() * 1000)
-            if answer:
-                record = finding(detector, fact, kept.facts, answer, now_ms)
-                if record["summary"] != kept.said:
-                    found, kept.said = record, record["summary"]
-            elif answer is None and kept.said and detector.takes_back:
-                found, kept.said = finding(detector, fact, kept.facts, None, now_ms), ""
-        after = kept.value() if kept.facts else None
-        if after != before:
-            self._changed[key] = after
-        self._plan(key, fact.detector, kept)
-        if found is None:
-            return None
-        found["rules_config_hash"] = self._rules.digest
-        return self._encoder.encode("finding", found)
-
-    def keep(self, key: bytes) -> None:
-        """What was folded goes to the table: whatever it made was said."""
-        if key not in self._changed:
-            return
-        changed = self._changed.pop(key)
-        if changed is not None:
-            self._table[key] = changed
-        else:
-            self._table.pop(key, None)
+        answer = detector.judge(kept.facts, self.limits, fact.at_us)
+        now_ms = int(time.time() * 1000)
+        if answer:
+            record = finding(detector, fact, kept.facts, answer, now_ms)
+            if record["summary"] != kept.said:
+                kept.said = record["summary"]
+                return record
+        elif answer is None and kept.said and detector.takes_back:
+            kept.said = ""
+            return finding(detector, fact, kept.facts, None, now_ms)
+        return None
 
     # --- looks ---
 
@@ -335,8 +375,9 @@ class _Seen:
         if now_s >= self._scan_at_s:
             self._scan_at_s = now_s + SCAN_INTERVAL_S
             for key, value in list(self._table.items()):
-                if key not in self._planned:
-                    self._plan(key, _named(key).detector, _Kept.of(value))
+                detector = DETECTORS.get(_named(key).detector)
+                if detector is not None and key not in self._planned:
+                    self._plan(key, detector, _Kept.of(value))
         looks, now_us = [], int(now_s * 1_000_000)
         while self._looks and self._looks[0][0] <= now_us:
             at_us, key = heapq.heappop(self._looks)
@@ -345,10 +386,7 @@ class _Seen:
                 looks.append(_named(key)._replace(at_us=now_us))
         return looks
 
-    def _plan(self, key: bytes, name: str, kept: _Kept) -> None:
-        detector = DETECTORS.get(name)
-        if detector is None:
-            return
+    def _plan(self, key: bytes, detector: Detector, kept: _Kept) -> None:
         at_us = detector.look_us(kept.facts, self.limits, kept.looked_us)
         if at_us is None:
             self._planned.pop(key, None)
