@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
 from trailweave.schemas.examples import example
@@ -37,6 +37,8 @@ from tests.unit.stream_processors.builders import Made, Trace, chain
 
 ENCODER = Encoder()
 FEED_S = 0.5
+#: Some times what a watch waits for as it ends.
+STOP_S = 40.0
 AT = Circumstances("closed", "counts", part=1, judged_at_ms=1, dead_lettered=0)
 
 
@@ -66,14 +68,13 @@ def watching(pipeline: Pipeline, log: Path) -> Iterator[subprocess.Popen[bytes]]
         )  # fmt: skip
     try:
         yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(STOP_S) in {0, -signal.SIGKILL}
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        raise AssertionError(f"{error}\n{log.read_text()[-2000:]}") from error
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
+        process.kill()
+        process.wait()
 
 
 def record(*made: Made, state: str = "closed") -> bytes:
@@ -179,7 +180,10 @@ def feeding(
 
 
 def grown(pipeline: Pipeline, size: int) -> bool:
-    return end_of(pipeline, FACTS_TOPIC) > size
+    # Soon after a topic was made not every partition has a leader.
+    with contextlib.suppress(KafkaException):
+        return end_of(pipeline, FACTS_TOPIC) > size
+    return False
 
 
 def test_agents_of_ones_own_see_closed_chains_and_say_findings(
@@ -276,8 +280,8 @@ def end_of(pipeline: Pipeline, topic: str) -> int:
     """Records in a topic."""
     consumer = Consumer({"bootstrap.servers": pipeline.kafka.address, "group.id": "test-ends"})
     try:
-        known = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        known = consumer.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
         parts = [TopicPartition(topic, lane) for lane in known]
-        return sum(consumer.get_watermark_offsets(part, timeout=10)[1] for part in parts)
+        return sum(consumer.get_watermark_offsets(part, timeout=DEADLINE_S)[1] for part in parts)
     finally:
         consumer.close()
