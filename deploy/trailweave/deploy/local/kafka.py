@@ -4,9 +4,10 @@ What is where in the data directory: `topics/` the broker's files, `log/` its lo
 the ports of the last start, `server.properties` the settings of the last start.
 
 A start on kept data takes two processes, one after the other. The controller takes the broker of
-the last run for alive until its session is over, and refuses a new one for so long; and the session
-is long, for the reason that stands at the setting. So first the controller alone runs for a moment
-with a session that is over at once.
+the last run for alive until its session is over, and refuses a new one for so long. That one leads
+its partitions already, as the old one did, and finishes transactions; when the session is over it
+loses them, and then transactions are torn (`SETTINGS` says how). So first the controller alone runs
+for a moment, with a session that is over at once, and the broker starts as one that leads nothing.
 
 What a kill can lose: nothing that was acknowledged. The broker acknowledges once the bytes are in
 the operating system's page cache, which outlives the process; it doesn't wait for the disk. When
@@ -38,14 +39,12 @@ HOST = "127.0.0.1"
 LOCK = Path(__file__).with_name("kafka.lock.json")
 LOG4J2 = Path(__file__).with_name("kafka_log4j2.properties")
 
-#: Two seconds here; ten times that for a machine under load or with many logs to recover; and the
-#: session of the last broker, should it not have been ended before.
+#: Two seconds here; ten times that for a machine under load or with many logs to recover.
 READY_TIMEOUT_S = 120.0
-#: For the controller to count the last broker out: a second here. A starved machine took more than
-#: half a minute, and giving up costs a whole one.
-COUNT_OUT_TIMEOUT_S = 90.0
+#: For the controller to count the last broker out: a second here, half a minute if starved.
+COUNT_OUT_TIMEOUT_S = 120.0
 #: When the controller has counted nobody out for so long since it works, there is nobody.
-COUNT_OUT_WAIT_S = 1.0
+COUNT_OUT_WAIT_S = 5.0
 #: What its log says of that; the last once it is on disk.
 WORKS = "Activated periodic tasks"
 COUNTS_OUT = "Fencing broker"
@@ -74,9 +73,10 @@ SETTINGS: Mapping[str, str] = {
     # transaction that is being committed for deleted ones, and says it is committed without having
     # marked it there, so that its offsets stay pending for ever; and clients are told of a cluster
     # without brokers, which librdkafka takes for the truth and never asks again (its issue 5301).
-    # There are two ways to that state, for a broker that is alone. One: it was paused for longer
-    # than its session (a frozen container, a machine short of cores), and when it goes on, its
-    # controller looks at the clock before it looks at the heartbeats. By default nine seconds.
+    # A broker that is alone gets there when it starts before the session of the last one is over
+    # (`_count_out`), and in two other ways. One: it was paused for longer than its session (frozen,
+    # or on a machine short of cores), and when it goes on, its controller looks at the clock before
+    # it looks at the heartbeats. By default nine seconds.
     "broker.session.timeout.ms": "60000",
     "broker.heartbeat.interval.ms": "500",
     # Two: a controlled shutdown, which is to hand leadership over and has nobody to hand it to.
@@ -245,9 +245,9 @@ def _logging(into: Path) -> list[str]:
 
 
 def _count_out(java: list[str], folder: DataDir, properties: Mapping[str, str]) -> None:
-    """End the session of the broker that ran on this data before.
+    """End the session of the broker that ran on this data before; raises `EngineError`.
 
-    Nothing hangs on it but time: without it, the next broker waits for the session's end.
+    Killed on the way it has ended it or not, and the next start does it again.
     """
     settings_file = folder.path / "count-out.properties"
     alone = {
@@ -282,8 +282,6 @@ def _count_out(java: list[str], folder: DataDir, properties: Mapping[str, str]) 
 
     try:
         controller.wait_ready(over, COUNT_OUT_TIMEOUT_S)
-    except EngineError as error:
-        log.warning("Kafka's start will take up to a minute longer: %s", error)
     finally:
         controller.kill()
 
