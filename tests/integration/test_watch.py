@@ -220,7 +220,7 @@ def test_what_does_not_come_is_found_and_taken_back_when_it_comes(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     rules = tmp_path / "rules.toml"
-    rules.write_text("[limits]\ntrace_kept_s = 5\nproducer_silent_s = 1\nproducer_settle_s = 1\n")
+    rules.write_text("[limits]\ntrace_kept_s = 120\nproducer_silent_s = 1\nproducer_settle_s = 1\n")
     stray, late = Trace(new_trace_id()), Trace(new_trace_id())
     beats = Beats(pipeline.kafka.address)
     for trace in (stray, late):

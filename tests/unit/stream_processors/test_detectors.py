@@ -321,11 +321,22 @@ def test_a_key_is_judged_and_then_forgotten_however_late_it_is_looked_at(
     world, late = World(), AT + 30 * DAY_US
     world.take(told, 0)
     keys = [key for key in world.states if key[0] == name]
-    for minute in range(2):
-        world.take(looked(late + minute * 60 * S), 0)
+    for day in (0, 2):
+        world.take(looked(late + day * DAY_US), 0)
 
     assert [world.states[key] for key in keys] == [{}]
     assert (name in {said.partition(" ")[0] for said in world.said}) == (name != "tenant_mixed")
+
+
+def test_a_finding_that_was_made_late_is_taken_back_as_one_in_time() -> None:
+    world, late = World(), AT + 30 * DAY_US
+    world.take(part("acme", AT, ABROAD), 0)
+    for second in (0, 5):
+        world.take(looked(late + second * S), 0)
+    assert [one["state"] for one in world.said.values()] == ["open"]
+    world.take(session(), 0)
+
+    assert [one["state"] for one in world.said.values()] == ["retracted"]
 
 
 def test_the_limits_say_how_long_is_waited() -> None:

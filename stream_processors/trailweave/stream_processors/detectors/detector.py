@@ -67,6 +67,7 @@ class Detector:
     #: Seconds after the newest fact at which a key is looked at once more; None: never.
     again_s: Callable[[Mapping[str, list[Any]], Limits], float] | None = None
     #: Seconds after the newest fact at which a key is forgotten; None: never. Above `again_s`.
+    #: A key that was looked at late is kept for the time between the two all the same.
     kept_s: Callable[[Limits], float] | None = None
     #: Whether a finding is taken back when its facts are one no more.
     takes_back: bool = False
@@ -85,19 +86,23 @@ class Detector:
 
         In microseconds, as all times here. It may be past, for facts may come late.
         """
-        again, over = self._times(state, limits)
+        again, over = self._times(state, limits, looked_us)
         return again if again is not None and looked_us < again else over
 
     def is_over(self, state: State, limits: Limits, looked_us: int, now_us: int) -> bool:
         """Whether a key may be forgotten that was last looked at then: not before it was judged."""
-        again, over = self._times(state, limits)
+        again, over = self._times(state, limits, looked_us)
         return over is not None and now_us >= over and (again is None or looked_us >= again)
 
-    def _times(self, state: State, limits: Limits) -> tuple[int | None, int | None]:
+    def _times(self, state: State, limits: Limits, looked_us: int) -> tuple[int | None, int | None]:
         if not state:
             return None, None
         again = self._after(state, self.again_s and self.again_s(state, limits))
-        return again, self._after(state, self.kept_s and self.kept_s(limits))
+        over = self._after(state, self.kept_s and self.kept_s(limits))
+        if again is not None and over is not None and looked_us >= again:
+            # What was judged late, as after an outage, can be taken back for as long.
+            over = max(over, looked_us + over - again)
+        return again, over
 
     def _after(self, state: State, seconds: float | None) -> int | None:
         if seconds is None:
