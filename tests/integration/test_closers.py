@@ -94,8 +94,7 @@ def closed(pool: Closers, lanes: list[Lane], here: Callable[[Due], Sealed | None
 
 def warm(pool: Closers, count: int) -> None:
     """Let all children start."""
-    pool.expect(closers.EVENTS_MIN)
-    closed(pool, fleet_lanes(), Worker().here)
+    pool.start()
     wait_for(pool, lambda: pool.ready == count)
 
 

@@ -102,7 +102,8 @@ class _Round:
 class _Pace:
     """What the worker does while its children work, measured by what it closes in that time.
 
-    CPU seconds of its thread: waiting for messages or children is no work.
+    Waiting for a commit counts: the children need not wait for the worker then. For messages it
+    waits hardly at all while they are at work.
     """
 
     s_per_byte: float = 0.0
@@ -111,19 +112,19 @@ class _Pace:
 
     def begun(self) -> None:
         """The children have their shares."""
-        self._begun_s = time.thread_time()
+        self._begun_s = time.monotonic()
 
     def finishing(self) -> None:
         """The worker has done what else there was to do."""
-        self.beside_s = time.thread_time() - self._begun_s
+        self.beside_s = time.monotonic() - self._begun_s
 
     @contextlib.contextmanager
     def own(self, size: int) -> Iterator[None]:
         """Around the worker's own share of `size` bytes."""
-        began_s = time.thread_time()
+        began_s = time.monotonic()
         yield
         if size:
-            self.s_per_byte = (time.thread_time() - began_s) / size
+            self.s_per_byte = (time.monotonic() - began_s) / size
 
     def beside_bytes(self) -> int:
         """The work beside closing; 0 while nothing was measured."""
@@ -134,8 +135,7 @@ class _Pace:
 class Closers:
     """The children of one worker, up to `count`; 0: it closes everything itself.
 
-    They start with the first batch that is large enough, and sessions are closed without them until
-    they are ready. Not thread-safe.
+    Sessions are closed without them until they are ready. Not thread-safe.
     """
 
     count: int
@@ -159,10 +159,19 @@ class Closers:
         """Whether children still work on what was begun."""
         return bool(self._round.sent)
 
-    def expect(self, events: int) -> None:
-        """So many events came at once, whose sessions will be due: children had better be there."""
-        if events >= EVENTS_MIN:
-            self._start()
+    def start(self) -> None:
+        """Start those that are not there; `begin` does it for one that was lost."""
+        if len(self._children) == self.count or time.monotonic() < self._start_at:
+            return
+        # Before multiprocessing's own: it would wait for children that nobody told to end.
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+        try:
+            while len(self._children) < self.count:
+                self._children.append(_started(self.config))
+        except OSError as error:
+            self._start_at = time.monotonic() + RESTART_WAIT_S
+            log.warning("couldn't start a child for closings: %s", error)
 
     def begin(self, due: list[Due], here: Here) -> None:
         """Share out what is due; lanes must have closed it.
@@ -172,6 +181,7 @@ class Closers:
         """
         self._forget()
         self._tend()
+        self.start()
         parts = list(_rounds(due))
         for number, part in enumerate(parts, 1):
             self._share_out(part)
@@ -190,7 +200,7 @@ class Closers:
         return closed
 
     def stop(self) -> None:
-        """End the children; they hold nothing. `begin` may start new ones."""
+        """End the children; they hold nothing. `begin` starts new ones."""
         atexit.unregister(self.stop)
         for child in self._children:
             _end(child)
@@ -272,19 +282,6 @@ class Closers:
             else:
                 if not child.process.is_alive():
                     self._lost(child)
-
-    def _start(self) -> None:
-        if len(self._children) == self.count or time.monotonic() < self._start_at:
-            return
-        # Before multiprocessing's own: it would wait for children that nobody told to end.
-        atexit.unregister(self.stop)
-        atexit.register(self.stop)
-        try:
-            while len(self._children) < self.count:
-                self._children.append(_started(self.config))
-        except OSError as error:
-            self._start_at = time.monotonic() + RESTART_WAIT_S
-            log.warning("couldn't start a child for closings: %s", error)
 
     def _lost(self, child: _Child) -> None:
         self._children.remove(child)

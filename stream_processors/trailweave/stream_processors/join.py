@@ -156,6 +156,8 @@ class JoinWorker:
         self._encoder = Encoder()
         self._sources: dict[int, Source] = {}
         self._closers = Closers(settings.closers, settings.rules, self.metrics.closers_lost.inc)
+        # Now, for they take about as long as the group takes to hand out lanes.
+        self._closers.start()
         self._ending = contextlib.ExitStack()
         self._own = self._ending.enter_context(
             own_rules(settings.rules, self.metrics.own_rules_failed.inc)
@@ -276,7 +278,6 @@ class JoinWorker:
             return 0  # of whichever assignment they are: the rebuild reads them again
         self._listen(messages)
         folded = self._fold(messages)
-        self._closers.expect(folded)
         try:
             last = self._batch
             before = self._transaction(last) if last is not None else None

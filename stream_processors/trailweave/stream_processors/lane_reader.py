@@ -79,6 +79,9 @@ def group_consumer(
             "queued.max.messages.kbytes": 131_072,
             # The default lets a queue that was full run dry for a second.
             "fetch.queue.backoff.ms": 20,
+            # Of one partition at a time: a lane's topics then come side by side. With the default,
+            # a megabyte, one topic ran ahead and its sessions waited in memory for the others.
+            "fetch.message.max.bytes": 131_072,
             **kafka,
             "group.id": group,
             "group.instance.id": instance,
