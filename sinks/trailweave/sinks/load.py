@@ -31,7 +31,7 @@ from trailweave.schemas.schema_topic import SchemaTopic
 from trailweave.schemas.silence import Silence
 from trailweave.schemas.standing import WriterStandings
 from trailweave.sinks import clickhouse
-from trailweave.sinks.load_build import Builder, Record, Source
+from trailweave.sinks.load_build import RECORD_OF, Builder, Record, Source
 from trailweave.sinks.load_group import Group, LostError
 from trailweave.sinks.load_job import Job, announce, finish
 from trailweave.sinks.load_letters import Letters
@@ -48,11 +48,12 @@ POLL_S: Final = 0.05
 POLL_RECORDS: Final = 5_000
 #: Read ahead while inserts run, in ranges of the largest size.
 AHEAD: Final = 2
-#: Ranges made ahead: as one insert ends, the next can begin.
-BUILT_MAX: Final = 1
+#: Topics whose ranges have lines of their own: chains and findings, which are few, wait for no
+#: events, which are many.
+KINDS: Final = (frozenset(events.event_topics()), frozenset(RECORD_OF))
 #: Of the inserts per second into events, how many each other table may get: at low rates most of
 #: what a load costs is inserts, whose cost hardly depends on how few rows they have.
-OTHER_TABLES_SHARE: Final = 0.4
+OTHER_TABLES_SHARE: Final = 0.8
 #: Waits between attempts while Kafka or ClickHouse is away.
 BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
@@ -84,8 +85,8 @@ class LoadSettings:
     #: A range is at most so large: one insert and one part. About 50 MB of rows in memory.
     batch_rows_max: int = 50_000
     batch_bytes_max: int = 32 * 1024 * 1024
-    #: Inserts under way at a time: ClickHouse reads each in one thread, and Kafka is waited for
-    #: before and behind it.
+    #: Inserts of events under way at a time: ClickHouse reads each in one thread, and Kafka is
+    #: waited for before and behind it. Beside them there is one of everything else.
     inserts_at_once: int = 2
     #: Inserts per second into events, of all workers; other tables get fewer. Each partition waits
     #: so long between its ranges that all of them stay below, but no longer than `linger_max_s`.
@@ -122,11 +123,13 @@ class LoadWorker:
         self.settings = settings
         self.metrics = metrics or LoadMetrics()
         self._schemas = schemas or SchemaTopic(dict(settings.kafka))
-        self._lines = [self._line() for _ in range(settings.inserts_at_once)]
+        of_events, of_others = KINDS
+        self._lines = [self._line(of_events) for _ in range(settings.inserts_at_once)]
+        self._lines.append(self._line(of_others))
         self._letters = Letters(settings.kafka)
         limits = Limits(settings.batch_rows_max, settings.batch_bytes_max, settings.epoch)
         self._ranges = Ranges(Builder(self._schemas), settings.group, limits, self._hold)
-        #: Ranges that no line has begun.
+        #: Ranges that no line has begun, one of a kind: as one insert ends, the next can begin.
         self._built: list[Job] = []
         #: Since when nothing more can be read.
         self._full_since: float | None = None
@@ -138,10 +141,10 @@ class LoadWorker:
         self._silence = Silence(settings.kafka)
         self._group = self._join_group()
 
-    def _line(self) -> Line:
+    def _line(self, topics: frozenset[str]) -> Line:
         s = self.settings
         store = clickhouse.Store(s.clickhouse, s.insert_timeout_s, s.clickhouse_settings)
-        return Line(store, self.metrics, s.profile.keep_days)
+        return Line(topics, store, self.metrics, s.profile.keep_days)
 
     def _join_group(self) -> Group:
         s = self.settings
@@ -286,17 +289,17 @@ class LoadWorker:
                     finished += 1
             for line in self._lines:
                 if line.job is None:
-                    line.job = self._take_built()
+                    line.job = self._take_built(line.topics)
                 if line.job is not None and not line.running and time.monotonic() >= line.retry_at:
                     self._start(line, line.job)
-            # Whatever a line could begin with is made now, and one range more.
-            if len(self._built) == BUILT_MAX or not self._build(draining):
+            # Whatever a line could begin with is made now, and one range more of each kind.
+            if not self._build(draining):
                 return finished
 
-    def _take_built(self) -> Job | None:
+    def _take_built(self, topics: frozenset[str]) -> Job | None:
         busy = self._busy()
         for job in self._built:
-            if job.source not in busy:
+            if job.source.topic in topics and job.source not in busy:
                 self._built.remove(job)
                 return job
         return None
@@ -306,12 +309,15 @@ class LoadWorker:
         return {line.job.source for line in self._lines if line.job is not None}
 
     def _build(self, draining: bool) -> bool:
+        """Make a range of each kind of which none is made; whether there was one."""
         # Once nothing more can be read, no range fills any further.
         waits = not draining and self._full_since is None
-        job = self._ranges.next(time.monotonic(), waits=waits, busy=self._busy())
-        if job is not None:
-            self._built.append(job)
-        return job is not None
+        before = len(self._built)
+        for topics in KINDS:
+            if not any(job.source.topic in topics for job in self._built):
+                job = self._ranges.next(time.monotonic(), topics, waits=waits, busy=self._busy())
+                self._built += [job] if job is not None else []
+        return len(self._built) > before
 
     def _hold(self, source: Source, held: bool) -> None:
         (self._group.pause if held else self._group.resume)([source])

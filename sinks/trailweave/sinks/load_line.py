@@ -14,9 +14,14 @@ from trailweave.sinks.metrics import LoadMetrics
 
 
 class Line:
-    """`job` stays from its intent to its end; it is `running` while the thread attempts it."""
+    """For ranges of some topics. `job` stays from its intent to its end; it is `running` while the
+    thread attempts it.
+    """
 
-    def __init__(self, store: Store, metrics: LoadMetrics, keep_days: int) -> None:
+    def __init__(
+        self, topics: frozenset[str], store: Store, metrics: LoadMetrics, keep_days: int
+    ) -> None:
+        self.topics = topics
         self.job: Job | None = None
         self.running: Future[None] | None = None
         #: After a failure, by the monotonic clock.

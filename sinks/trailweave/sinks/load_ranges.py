@@ -123,14 +123,26 @@ class Ranges:
         """Whether records were read that are in no range, and that could be in one."""
         return any(r.records and r.intent is None and not r.waiting for r in self.readings.values())
 
-    def next(self, now: float, *, waits: bool = True, busy: Collection[Source] = ()) -> Job | None:
-        """The next range that is due as a job: those of `busy` partitions last, of the others the
-        longest overdue first.
+    def next(
+        self,
+        now: float,
+        topics: Collection[str] | None = None,
+        *,
+        waits: bool = True,
+        busy: Collection[Source] = (),
+    ) -> Job | None:
+        """The next range of these topics (None: all) that is due as a job: those of `busy`
+        partitions last, of the others the longest overdue first.
 
         Without `waits` all are due that have a record. Raises `Retryable` when the schema source
         is away, `Fatal` when an intent's end is gone.
         """
-        due = [r for r in self.readings.values() if r.due(self._limits, now, waits=waits)]
+        due = [
+            reading
+            for reading in self.readings.values()
+            if (topics is None or reading.source.topic in topics)
+            and reading.due(self._limits, now, waits=waits)
+        ]
         for reading in sorted(due, key=lambda r: (r.source in busy, r.since + r.linger_s)):
             job = self._build(reading, now)
             if job is not None:

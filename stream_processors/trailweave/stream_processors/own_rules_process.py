@@ -65,7 +65,7 @@ def answer(chain: Chain, rules: RuleSet, config: RulesConfig) -> dict[str, Any]:
     hits, failed = [], {}
     not_evaluable = list(plan.not_evaluable)
     place = {id(record): index for index, record in enumerate(chain.records)}
-    for rule in plan.ask:
+    for rule, *_ in plan.ask:
         try:
             if rule.when and not rule.when(chain, config.limits):
                 not_evaluable.append(rule.name)

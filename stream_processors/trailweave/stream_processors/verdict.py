@@ -168,11 +168,11 @@ def judge(
     plan = asked(chain, config, rules)
     findings, not_evaluable = [], list(plan.not_evaluable)
     limits = config.limits
-    for rule in plan.ask:
-        if rule.when and not rule.when(chain, limits):
+    for rule, check, limited, when in plan.ask:
+        if when is not None and not when(chain, limits):
             not_evaluable.append(rule.name)
             continue
-        hits = rule.check(chain, limits) if rule.limited else rule.check(chain)
+        hits = check(chain, limits) if limited else check(chain)
         first = next(hits, None)
         if first is not None:
             findings += _findings(chain, rule, _by_subject(first, hits))
