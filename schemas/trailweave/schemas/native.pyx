@@ -2,9 +2,10 @@
 """Readers and writers of one Avro schema in C: what `compiled` and `compiled_write` do, faster.
 
 Only in wheels that were built with a C compiler; `codec` goes without where it is missing. Both
-walk a schema that was laid out once as an array of nodes. They know the usual encodings alone, and answer
-None for all else (a negative block count, an enum in two bytes, a value of another type, bytes that
-are no record): the caller then asks the compiled Python, which decides, and says what is wrong.
+walk a schema that was laid out once as an array of nodes. They know the usual encodings alone, and
+answer None for all else (a negative block count, an enum in two bytes, a value of another type,
+bytes that are no record): the caller then asks the compiled Python, which decides, and says what is
+wrong.
 So every answer given here is one that Python gives too; the tests hold the two together.
 """
 
