@@ -27,8 +27,6 @@ def simulate(
     labels: Path | None,
 ) -> None:
     """Send a reproducible fleet of agents, with known anomalies, to Kafka."""
-    import dataclasses
-
     from trailweave.deploy.clients import kafka_errors, require_topics
     from trailweave.deploy.fleet.fleet import Fleet
     from trailweave.deploy.fleet.labels import write_labels
@@ -51,7 +49,7 @@ def simulate(
         write_labels(labels, fleet.labels)
     totals = fleet.totals
     if given.json:
-        print_json({**dataclasses.asdict(totals), "records": totals.records})
+        print_json(totals.as_dict())
     else:
         click.echo(
             f"sent {totals.records:,} records of {totals.sessions:,} sessions:"

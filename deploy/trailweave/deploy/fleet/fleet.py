@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 from trailweave.deploy.fleet.anomalies import ANOMALIES, Planted
 from trailweave.deploy.fleet.arrival import Outgoing, Sent, arrivals, interleaved
@@ -48,6 +48,11 @@ class Totals:
     def records(self) -> int:
         """All that went to Kafka."""
         return self.events_distinct + self.duplicates
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, with the sum; `dataclasses.asdict` makes a counter of pairs of a counter."""
+        counts = {name: getattr(self, name) for name in self.__slots__}
+        return counts | {"anomalies": dict(self.anomalies), "records": self.records}
 
 
 class Fleet:

@@ -1,5 +1,6 @@
 """The fleet keeps its promises: reproducible, whole, and labelled with what it truly holds."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -339,6 +340,16 @@ def test_totals_and_labels_add_up_to_what_was_sent(run: Run) -> None:
     assert totals.dead_letters == kinds["corrupt"]
     assert sum(label.events for label in run.fleet.labels) == kinds["event"]
     assert totals.records == len(run.sent)
+
+
+def test_totals_are_told_as_json_with_every_anomaly_by_its_name(run: Run) -> None:
+    told = json.loads(json.dumps(run.fleet.totals.as_dict()))
+
+    assert Counter(told["anomalies"]) == run.fleet.totals.anomalies
+    assert told["records"] == len(run.sent)
+    assert told.keys() == {
+        "sessions", "events_distinct", "duplicates", "dead_letters", "anomalies", "records"
+    }  # fmt: skip
 
 
 def test_only_forged_events_share_an_id_and_no_two_records_are_alike_but_duplicates(
