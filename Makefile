@@ -98,7 +98,7 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.runtime
 
 # Without a C compiler everything runs as it is, and the benchmarks say so.
-$(COMPILED)/.ready: deploy/wheel/compile_hook.py $(shell find $(ROOMS) -name '*.py' -o -name '*.pyx' -o -name '*.avsc') \
+$(COMPILED)/.ready: deploy/wheel/compile_hook.py $(shell find $(ROOMS) -name '*.py' -o -name '*.p[yx]*' -o -name '*.avsc') \
 		| $(VENV)/.dev
 	@echo "compiling the hot path" >&2
 	@rm -rf build/wheel $(COMPILED) && mkdir -p build/wheel $(COMPILED)

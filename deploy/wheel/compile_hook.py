@@ -1,21 +1,25 @@
 """Wheels with the hot path compiled: `TRAILWEAVE_COMPILE=1`, as `make wheel` sets it.
 
 Hatchling calls this when it builds. The modules below are compiled by Cython as they stand, and lie
-beside their sources in the wheel; Python takes the compiled ones. One is written for Cython and has
-a Python twin, which `codec` falls back to. Without the variable the wheel is pure, and an editable
-install always is.
+beside their sources in the wheel; Python takes the compiled ones. Those of `NATIVE` are written for
+Cython, and stand in for Python that is used without them. Without the variable the wheel is pure,
+and an editable install always is.
 """
 
 import os
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-#: Written for Cython.
-NATIVE: Final = ("schemas/trailweave/schemas", "native")
+#: Written for Cython, by folder; each after those that it needs.
+NATIVE: Final = {
+    "schemas/trailweave/schemas/native": ("layout", "reading", "writing", "hashing"),
+    "stream_processors/trailweave/stream_processors": ("native_session",),
+}
 #: Pure modules that every event or every closing session passes through, by folder. The join's own
 #: loop and the load's rows gain nothing: there the time is spent in libraries and generated code.
 MODULES: Final = {
@@ -68,26 +72,41 @@ class CustomBuildHook(BuildHookInterface[Any]):
         # Until the wheel is written: it goes with the hook.
         self._folder = tempfile.TemporaryDirectory(prefix="trailweave-compiled-")
         out = Path(self._folder.name)
-        sources = [(folder, f"{name}.py") for folder, names in MODULES.items() for name in names]
-        sources.append((NATIVE[0], f"{NATIVE[1]}.pyx"))
-        for folder, name in sources:
-            package = folder.split("/", 1)[1]
-            module = f"{package}/{name}".partition(".")[0].replace("/", ".")
-            built = compiled(module, Path(self.root) / folder / name, out)
-            build_data["force_include"][str(built)] = f"{package}/{built.name}"
+        root = Path(self.root)
+        for source in sources(root, MODULES, ".py") + sources(root, NATIVE, ".pyx"):
+            built = compiled(source, root, out)
+            package = source.relative_to(root).parent.parts[1:]
+            build_data["force_include"][str(built)] = "/".join((*package, built.name))
 
 
-def compiled(module: str, source: Path, out: Path) -> Path:
-    """The extension module made of one source, in a folder for all that is made."""
+def sources(root: Path, modules: Mapping[str, tuple[str, ...]], suffix: str) -> list[Path]:
+    """The files of some modules."""
+    return [
+        root / folder / f"{name}{suffix}" for folder, names in modules.items() for name in names
+    ]
+
+
+def module_name(source: Path, root: Path) -> str:
+    """As after `import`."""
+    return ".".join(source.relative_to(root).with_suffix("").parts[1:])
+
+
+def compiled(source: Path, root: Path, out: Path) -> Path:
+    """The extension module made of one source of the project, in a folder for all that is made."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
     # Ours are annotations for mypy, and say more than Cython may take for granted.
     directives = {"language_level": "3", "annotation_typing": False}
+    module = module_name(source, root)
     extension = Extension(module, [str(source)], extra_compile_args=["-O2", "-g0"])
     made = cythonize(  # type: ignore[no-untyped-call]
-        [extension], compiler_directives=directives, build_dir=str(out / "c"), quiet=True
+        [extension],
+        include_path=[str(root / folder.split("/", 1)[0]) for folder in NATIVE],
+        compiler_directives=directives,
+        build_dir=str(out / "c"),
+        quiet=True,
     )
     command = build_ext(Distribution({"name": "trailweave", "ext_modules": made}))
     command.build_lib, command.build_temp = str(out / "lib"), str(out / "o")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import random
+import subprocess
+import sys
+from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,14 +17,18 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trailweave.schemas import codec
+from trailweave.schemas import codec, hashing
 from trailweave.schemas.compiled import compile_reader
 from trailweave.schemas.compiled_write import Items
 from trailweave.schemas.errors import Rejected
 from trailweave.schemas.examples import example
 from trailweave.schemas.varint import write_varint
+from trailweave.stream_processors import chain
+from trailweave.stream_processors.chain import Source, read
+from trailweave.stream_processors.session import Session
 
 from tests.unit.schemas.test_compiled import READ, TYPES, WRITE, damaged, random_record
+from tests.unit.stream_processors import builders
 
 ROOT = Path(__file__).parents[2]
 HOOK = ROOT / "deploy" / "wheel" / "compile_hook.py"
@@ -37,27 +46,33 @@ def load(name: str, path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    """The module as a wheel has it."""
+def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModuleType]]:
+    """The modules as a wheel has them, by the last part of their names."""
     from setuptools.errors import BaseError
 
-    name = "trailweave.schemas.native"
-    source = ROOT / "schemas" / "trailweave" / "schemas" / "native.pyx"
-    try:
-        built = load("compile_hook", HOOK).compiled(name, source, tmp_path_factory.mktemp("native"))
-    except BaseError as error:
-        pytest.skip(f"no C compiler, or no headers of Python: {error}")
-    return load(name, built)
+    hook, out = load("compile_hook", HOOK), tmp_path_factory.mktemp("native")
+    with pytest.MonkeyPatch.context() as patched:
+        found = {}
+        for source in hook.sources(ROOT, hook.NATIVE, ".pyx"):
+            name = hook.module_name(source, ROOT)
+            try:
+                module = load(name, hook.compiled(source, ROOT, out))
+            except BaseError as error:
+                pytest.skip(f"no C compiler, or no headers of Python: {error}")
+            # Those that follow import it.
+            patched.setitem(sys.modules, name, module)
+            found[source.stem] = module
+        yield found
 
 
 @pytest.fixture(scope="module")
-def readers(native: ModuleType) -> dict[str, Any]:
-    return {name: native.Reader(kind.schema, None) for name, kind in TYPES.items()}
+def readers(native: dict[str, ModuleType]) -> dict[str, Any]:
+    return {name: native["reading"].Reader(kind.schema, None) for name, kind in TYPES.items()}
 
 
 @pytest.fixture(scope="module")
-def writers(native: ModuleType) -> dict[str, Any]:
-    return {name: native.Writer(kind.schema) for name, kind in TYPES.items()}
+def writers(native: dict[str, ModuleType]) -> dict[str, Any]:
+    return {name: native["writing"].Writer(kind.schema) for name, kind in TYPES.items()}
 
 
 def by_python(name: str, value: bytes) -> dict[str, Any] | None:
@@ -91,12 +106,14 @@ def test_a_random_record_is_written_and_read_as_in_python(
 
 @settings(max_examples=2 * settings().max_examples)
 @given(NAMES, SEEDS)
-def test_some_fields_are_read_as_in_python(native: ModuleType, name: str, seed: int) -> None:
+def test_some_fields_are_read_as_in_python(
+    native: dict[str, ModuleType], name: str, seed: int
+) -> None:
     record = random_record(name, seed)
     rng = random.Random(seed)
     wanted = [field for field in record if rng.random() < 0.3]
     value = WRITE[name](record, b"")
-    read = native.Reader(TYPES[name].schema, wanted)
+    read = native["reading"].Reader(TYPES[name].schema, wanted)
 
     assert [read(value, 0) for _ in range(2)] == [{field: record[field] for field in wanted}] * 2
 
@@ -160,7 +177,7 @@ def test_items_that_are_encoded_already_are_written_as_they_are(writers: dict[st
 
 
 def test_fields_that_repeat_come_as_the_same_objects_to_who_wants_some_only(
-    native: ModuleType,
+    native: dict[str, ModuleType],
 ) -> None:
     name = "tool_executed"
     values = [
@@ -168,7 +185,10 @@ def test_fields_that_repeat_come_as_the_same_objects_to_who_wants_some_only(
         for other in "ab"
     ]
     some, every = (
-        [native.Reader(TYPES[name].schema, wanted)(value, 0)["actor"] for value in values]
+        [
+            native["reading"].Reader(TYPES[name].schema, wanted)(value, 0)["actor"]
+            for value in values
+        ]
         for wanted in (("event_id", "actor", "delegation"), None)
     )
 
@@ -178,14 +198,15 @@ def test_fields_that_repeat_come_as_the_same_objects_to_who_wants_some_only(
 
 
 @pytest.fixture
-def wrapped(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def wrapped(native: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A codec with the module in place."""
-    monkeypatch.setattr(codec, "native", native)
-    codec._own_reader.cache_clear()
-    codec._own_writer.cache_clear()
+    monkeypatch.setattr(codec, "reading", native["reading"])
+    monkeypatch.setattr(codec, "writing", native["writing"])
+    for kept in (codec._native_reader, codec._own_reader, codec._own_writer):
+        kept.cache_clear()
     yield
-    codec._own_reader.cache_clear()
-    codec._own_writer.cache_clear()
+    for kept in (codec._native_reader, codec._own_reader, codec._own_writer):
+        kept.cache_clear()
 
 
 def test_what_is_left_to_python_is_decided_there(wrapped: None) -> None:
@@ -210,3 +231,149 @@ def test_some_fields_are_decoded_alike_with_and_without_it(wrapped: None) -> Non
 
         _, found = codec.Decoder({name: wanted}).decode(value)
         assert found == compile_reader(TYPES[name].schema, wanted)(value, 10)
+
+
+# --- hashes --------------------------------------------------------------------------------------
+
+
+def test_a_root_is_the_one_that_python_finds(native: dict[str, ModuleType]) -> None:
+    leaves = [hashlib.sha256(bytes([number])).digest() for number in range(70)]
+    root = native["hashing"].merkle_root
+
+    assert [root(leaves[:count]) for count in range(1, 71)] == [
+        hashing._merkle_root(leaves[:count]) for count in range(1, 71)
+    ]
+    assert root([]) is None
+    assert root([b"short"]) is None
+
+
+#: Loads the extension where `hashlib` has no OpenSSL of its own file, as in some Pythons.
+WITHOUT_OPENSSL = """
+import hashlib, importlib.util, sys, types
+sys.modules["_hashlib"] = types.ModuleType("_hashlib")
+spec = importlib.util.spec_from_file_location("trailweave.schemas.native.hashing", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+leaves = [bytes(32), bytes([1]) * 32]
+print(module.merkle_root(leaves) == hashlib.sha256(b"\\1" + b"".join(leaves)).digest())
+"""
+
+
+def test_hashlib_is_asked_where_its_library_is_not_to_be_found(
+    native: dict[str, ModuleType],
+) -> None:
+    command = [sys.executable, "-c", WITHOUT_OPENSSL, str(native["hashing"].__file__)]
+
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+# --- sessions ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_native(native: dict[str, ModuleType]) -> Source:
+    """A source that reads sessions in C."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(codec, "reading", native["reading"])
+        patched.setattr(chain, "native_session", native["native_session"])
+        codec._native_reader.cache_clear()
+        made = Source(builders.TOPICS, 0, builders.DECODER, builders.no_other_schemas)
+    codec._native_reader.cache_clear()
+    assert made.native is not None
+    return made
+
+
+def in_c(session: Session, source: Source) -> Any:
+    assert source.native is not None
+    return source.native(session.key[:32], session.places, session.times, session.values)
+
+
+def random_session(seed: int) -> Session:
+    """Events of several producers and epochs, some of one time, some without a number."""
+    rng = random.Random(seed)
+    trace = builders.Trace()
+    made = [
+        trace.event(
+            rng.choice(sorted(builders.REQUIRED)),
+            at_s=rng.choice([0, 1, 2, 9_999]),
+            producer_id=rng.choice(["agent-1", "agent-2", "ägent", "a"]),
+            producer_epoch=rng.choice([1, 1, 2]),
+            trace_seq=rng.choice([None, 0, 0, 7, rng.randrange(100)]),
+            call_id="c",
+            call_id_source="provider",
+        )
+        for _ in range(rng.randrange(1, 40))
+    ]
+    rng.shuffle(made)
+    session = builders.session_of(made, at_ms=builders.STORED_MS)
+    # As a session has them whose chunks came back: not in the order of their places.
+    order = list(range(len(made)))
+    rng.shuffle(order)
+    session.values[:] = [session.values[at] for at in order]
+    for column in (session.places, session.times):
+        column[:] = array("q", [column[at] for at in order])
+    return session
+
+
+@settings(max_examples=5 * settings().max_examples)
+@given(SEEDS)
+def test_a_session_is_read_as_in_python(with_native: Source, seed: int) -> None:
+    session = random_session(seed)
+    found = in_c(session, with_native)
+    reference = chain._distinct(session, session.key[:32], builders.source())
+
+    assert found == tuple(reference)[:5]
+    assert list(found[1]) == list(reference.by_producer)
+
+
+FLAWS = {
+    "an event twice": lambda made: [*made, made[0]],
+    "two events of one id": lambda made: [
+        *made,
+        builders.Trace().event(made[0].name, **made[0].record | {"agent_id": "another"}),
+    ],
+    "trailing bytes": lambda made: [*made[1:], replace(made[0], value=made[0].value + b"\0")],
+    "a schema of others": lambda made: [
+        *made[1:],
+        replace(made[0], value=b"\xc3\x01newer!!!" + made[0].value[10:]),
+    ],
+    "another framing": lambda made: [
+        *made[1:],
+        replace(made[0], value=b"\0\0\0\0\x07" + made[0].value[10:]),
+    ],
+    "an id that is no ASCII": lambda made: [
+        *made[1:],
+        replace(made[0], value=made[0].value[:11] + "é".encode() + made[0].value[13:]),
+    ],
+    "another topic": lambda made: [*made[1:], replace(made[0], name="tool_executed")],
+    "another type": lambda made: [
+        *made,
+        replace(
+            made[0],
+            name="credential_renewed",
+            value=builders.Trace(number=90).event("credential_renewed").value[:10]
+            + builders.Trace(number=91).event("credential_issued").value[10:],
+        ),
+    ],
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_session_with_a_flaw_is_left_to_python(with_native: Source, flaw: str) -> None:
+    made = builders.Trace().whole()
+
+    assert in_c(builders.session_of(made), with_native) is not None
+    assert in_c(builders.session_of(FLAWS[flaw](made)), with_native) is None
+
+
+def test_a_session_of_no_trace_is_left_to_python(with_native: Source) -> None:
+    made = builders.Trace(builders.TRACE[:-1] + "G").whole()
+
+    assert in_c(builders.session_of(made), with_native) is None
+
+
+def test_what_is_left_to_python_is_read_there(with_native: Source) -> None:
+    made = builders.Trace().whole()
+    session = builders.session_of([*made, made[0]])
+
+    assert read(session, with_native).chain.duplicates == 1

@@ -20,9 +20,9 @@ from trailweave.schemas.errors import Rejected
 from trailweave.schemas.layouts import remembering
 
 try:
-    from trailweave.schemas import native
+    from trailweave.schemas.native import reading, writing
 except ImportError:  # a checkout, or a wheel that was built without a C compiler
-    native = None  # type: ignore[assignment]
+    reading = writing = None  # type: ignore[assignment]
 
 SINGLE_OBJECT: Final = b"\xc3\x01"
 CONFLUENT: Final = b"\x00"
@@ -173,9 +173,9 @@ def _own_schemas() -> dict[str, Json]:
 @cache
 def _own_writer(name: str) -> Writer:
     schema = _own_schemas()[name]
-    if native is None:
+    if writing is None:
         return compile_writer(schema)
-    write, careful = native.Writer(schema), cache(lambda: compile_writer(schema))
+    write, careful = writing.Writer(schema), cache(lambda: compile_writer(schema))
 
     def write_natively(record: dict[str, Any], prefix: bytes) -> bytes:
         value = write(record, prefix)
@@ -185,12 +185,18 @@ def _own_writer(name: str) -> Writer:
 
 
 @cache
+def _native_reader(name: str, wanted: frozenset[str] | None) -> "reading.Reader | None":
+    return None if reading is None else reading.Reader(_own_schemas()[name], wanted)
+
+
+@cache
 def _own_reader(name: str, wanted: frozenset[str] | None) -> Reader:
     schema = _own_schemas()[name]
-    if native is None:
+    fast = _native_reader(name, wanted)
+    if fast is None:
         read = compile_reader(schema, wanted)
         return read if wanted is None else remembering(schema, wanted, read)
-    fast, careful = native.Reader(schema, wanted), cache(lambda: compile_reader(schema, wanted))
+    careful = cache(lambda: compile_reader(schema, wanted))
 
     def read_natively(buf: bytes, p: int) -> dict[str, Any]:
         record = fast(buf, p)
@@ -227,10 +233,17 @@ class Decoder:
 
     def _compile(self, name: str, schema: Json) -> _Known:
         ours = self._types[name].schema
-        wanted = None if self._wanted is None else frozenset(self._wanted.get(name, ()))
         if schema == ours:  # a registry gives a copy
-            return _Known(name, _own_reader(name, wanted))
-        return _Known(name, compile_reader(schema, wanted, ours))
+            return _Known(name, _own_reader(name, self._wanted_of(name)))
+        return _Known(name, compile_reader(schema, self._wanted_of(name), ours))
+
+    def _wanted_of(self, name: str) -> frozenset[str] | None:
+        return None if self._wanted is None else frozenset(self._wanted.get(name, ()))
+
+    def native_readers(self) -> "dict[str, reading.Reader]":
+        """By type, what reads the usual records of this version in C; none where it is missing."""
+        found = {name: _native_reader(name, self._wanted_of(name)) for name in self._types}
+        return {name: reader for name, reader in found.items() if reader is not None}
 
     def knows(self, key: bytes) -> bool:
         """Whether `key`'s schema can be had; asks the schema source for an unknown one.

@@ -12,6 +12,11 @@ from typing import Any
 
 import rfc8785
 
+try:
+    from trailweave.schemas.native import hashing as native
+except ImportError:  # a checkout, or a wheel that was built without a C compiler
+    native = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True, slots=True)
 class TenantKey:
@@ -81,6 +86,11 @@ def leaf_behind(prefix: bytes, offset: int, key_digest: bytes, value: bytes) -> 
 
 def merkle_root(leaves: list[bytes]) -> bytes:
     """RFC 6962 tree hash over leaf hashes in order; SHA-256("") for none."""
+    root = None if native is None else native.merkle_root(leaves)
+    return _merkle_root(leaves) if root is None else root
+
+
+def _merkle_root(leaves: list[bytes]) -> bytes:
     if not leaves:
         return hashlib.sha256(b"").digest()
     level = leaves

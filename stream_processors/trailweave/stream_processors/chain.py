@@ -6,7 +6,7 @@ Pure. `read` turns the bytes of a session into a `Chain` and the records that ar
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -23,6 +23,11 @@ from trailweave.stream_processors.ranges import (
     producer_ranges,
 )
 from trailweave.stream_processors.session import Session
+
+try:
+    from trailweave.stream_processors import native_session
+except ImportError:  # a checkout, or a wheel that was built without a C compiler
+    native_session = None  # type: ignore[assignment]
 
 Record = dict[str, Any]
 
@@ -218,6 +223,8 @@ class Chain:
     tenant: str
     trace_id: str
     records: list[Record]
+    #: The records of each producer and epoch, in the order of the chain's leaves.
+    by_producer: ByProducer
     #: The chain record's evidence, encoded: topic, partition, offset, event id, leaf of each event.
     evidence: bytes
     #: Likewise its ranges: the first and last offset of each topic, and how many events.
@@ -381,11 +388,6 @@ class Chain:
         return producer_ranges(self.by_producer, self.expected or ())
 
     @lazy
-    def by_producer(self) -> ByProducer:
-        """The records of each producer and epoch, in the order of the chain's leaves."""
-        return by_producer(self.records)
-
-    @lazy
     def flawed(self) -> dict[str, list[ProducerRange]]:
         """The ranges of those producers of whom a number is missing, doubled, or was announced and
         never came.
@@ -441,6 +443,8 @@ class Source:
     #: (key of another version's schema, broker time) -> does it count? See `standing`.
     admits: Callable[[bytes, int], bool]
     parts: tuple[_Part, ...] = ()
+    #: Reads sessions without a flaw in C; None where that is missing.
+    native: "native_session.SessionReader | None" = None
 
     def __post_init__(self) -> None:
         partition = self.partition
@@ -454,6 +458,13 @@ class Source:
             for topic in self.topics
         )
         object.__setattr__(self, "parts", found)
+        readers = self.decoder.native_readers()
+        if native_session is not None and readers:
+            types = {
+                kind.fingerprint: (name, kind.topic, readers[name])
+                for name, kind in events.event_types().items()
+            }
+            object.__setattr__(self, "native", native_session.SessionReader(found, types, AHEAD_US))
 
 
 def read(session: Session, source: Source) -> Reading:
@@ -463,6 +474,39 @@ def read(session: Session, source: Source) -> Reading:
     row there becomes a dead letter here. Of equal events the one with the lowest place stays.
     """
     key = session.key[:32]
+    native, found = source.native, None
+    if native is not None:
+        found = native(key, session.places, session.times, session.values)
+    distinct = _distinct(session, key, source) if found is None else _Distinct(*found)
+    chain = Chain(
+        session.tenant,
+        key.decode("ascii", "replace"),
+        distinct.records,
+        distinct.by_producer,
+        distinct.evidence,
+        distinct.ranges_of_evidence,
+        distinct.duplicates,
+        sorted(distinct.conflicts),
+        (min(session.times), max(session.times)),
+        distinct.ahead,
+    )
+    return Reading(chain, list(distinct.refused))
+
+
+class _Distinct(NamedTuple):
+    """What `read` finds in a session's bytes; the names are those of `Chain`."""
+
+    records: list[Record]
+    by_producer: ByProducer
+    evidence: bytes
+    ranges_of_evidence: list[bytes]
+    ahead: list[tuple[Record, int]]
+    duplicates: int = 0
+    conflicts: Collection[str] = ()
+    refused: Sequence[Refused] = ()
+
+
+def _distinct(session: Session, key: bytes, source: Source) -> _Distinct:
     key_digest = hashlib.sha256(key).digest()
     is_trace = _TRACE_ID(key.decode("latin-1")) is not None
     seen: dict[str, bytes] = {}
@@ -503,22 +547,23 @@ def read(session: Session, source: Source) -> Reading:
         # The event id is copied with its length byte.
         event_id_item = value[id_at : id_at + 37]
         evidence += (part.evidence, write_varint(offset), event_id_item, _LEAF_BYTES, leaf)
-    chain = Chain(
-        session.tenant,
-        key.decode("ascii", "replace"),
-        ordered(records, "occurred_at", "producer_id", "producer_epoch", "trace_seq", "event_id"),
+    records = ordered(
+        records, "occurred_at", "producer_id", "producer_epoch", "trace_seq", "event_id"
+    )
+    return _Distinct(
+        records,
+        by_producer(records),
         b"".join(evidence),
         [
             part.evidence + write_varint(at[0]) + write_varint(at[-1]) + write_varint(len(at))
             for part, at in zip(source.parts, offsets, strict=True)
             if at
         ],
-        duplicates,
-        sorted({event_id for event_id, _ in others}),
-        (min(session.times), max(session.times)),
         ahead,
+        duplicates,
+        {event_id for event_id, _ in others},
+        refused,
     )
-    return Reading(chain, refused)
 
 
 #: The length of a leaf, as Avro writes it before its 32 bytes.

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from trailweave.stream_processors.chain import Chain
+from trailweave.stream_processors.ranges import by_producer
 from trailweave.stream_processors.rules import RULES, Rule
 from trailweave.stream_processors.rules.ruleset import RuleSet
 from trailweave.stream_processors.verdict import (
@@ -105,7 +106,18 @@ def serve(pipe: Connection) -> None:
         tenant, trace_id, records, duplicates, conflicts, times, ahead = pickle.loads(  # noqa: S301
             pipe.recv_bytes()
         )
-        chain = Chain(tenant, trace_id, records, b"", [], duplicates, conflicts, times, ahead)
+        chain = Chain(
+            tenant,
+            trace_id,
+            records,
+            by_producer(records),
+            b"",
+            [],
+            duplicates,
+            conflicts,
+            times,
+            ahead,
+        )
         pipe.send_bytes(json.dumps(answer(chain, found, config)).encode())
 
 
