@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import heapq
 import logging
+import marshal
 import pickle
 import signal
 import socket
@@ -63,13 +64,16 @@ class Due(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a child is told of one of them, and of its turn."""
+    """What a child is told of one of them, and of its turn: as plain as `marshal` takes it, which
+    carries bytes three times as fast as `pickle` does.
+    """
 
     reason: str
     key: bytes
     values: list[bytes]
-    places: "array[int]"
-    times: "array[int]"
+    #: The session's arrays, as bytes.
+    places: bytes
+    times: bytes
     clock_ms: int
     number: int
     partition: int
@@ -252,7 +256,8 @@ class Closers:
 
     def _send(self, child: _Child, jobs: list[Job]) -> bool:
         try:
-            child.pipe.send_bytes(pickle.dumps(jobs, pickle.HIGHEST_PROTOCOL))
+            # Without references, which would be looked for at each value.
+            child.pipe.send_bytes(marshal.dumps(list(map(tuple, jobs)), 2))
         except OSError:
             self._lost(child)
             return False
@@ -371,8 +376,8 @@ def _job(due: Due) -> Job:
         reason,
         session.key,
         session.values,
-        session.places,
-        session.times,
+        session.places.tobytes(),
+        session.times.tobytes(),
         turn.clock_ms,
         turn.number,
         lane.index,
@@ -397,7 +402,8 @@ class Desk:
 
     def answer(self, job: Job) -> Answer:
         """The session's records, as the worker itself would make them."""
-        session = Session(job.key, [], job.values, job.places, job.times)
+        places, times = array("q", job.places), array("q", job.times)
+        session = Session(job.key, [], job.values, places, times)
         try:
             source = self._source(job.partition)
             closing = close(session, job.reason, job, source, self._config, self._own)
@@ -425,6 +431,6 @@ def serve(pipe: Connection, config: RulesConfig) -> None:
         desk = Desk(config, own)
         pipe.send_bytes(_READY)
         while True:
-            jobs: list[Job] = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our worker
-            answers = [desk.answer(job) for job in jobs]
+            jobs = marshal.loads(pipe.recv_bytes())  # noqa: S302 - from our worker
+            answers = [desk.answer(Job(*job)) for job in jobs]
             pipe.send_bytes(pickle.dumps(answers, pickle.HIGHEST_PROTOCOL))
