@@ -149,6 +149,29 @@ def test_children_make_the_same_records_in_the_same_order(
     assert 0 < worker.closed < len(alone) / 2
 
 
+def test_the_worker_closes_its_own_share_while_it_waits_for_something_else(
+    pool: Closers, alone: list[Sealed]
+) -> None:
+    worker = Worker()
+    pool.begin(due(fleet_lanes()), worker.here)
+    while pool.close_one(worker.here):
+        pass
+    own = worker.closed
+
+    assert 0 < own < len(alone)
+    assert [sealed for _, sealed in pool.finish(worker.here)] == alone
+    assert not pool.close_one(worker.here)
+
+
+def test_a_share_goes_to_a_child_in_parts_of_any_size(
+    pool: Closers, alone: list[Sealed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (1, 2, 3, len(alone)):
+        monkeypatch.setattr(closers, "_PART_SESSIONS", size)
+
+        assert closed(pool, fleet_lanes(), Worker().here) == alone
+
+
 def test_a_small_batch_is_closed_by_the_worker_itself(pool: Closers) -> None:
     held, worker = Lane(0, [0] * len(TOPICS), TIMES, FOLD_DECODER), Worker()
     feed(held, *Trace().whole())

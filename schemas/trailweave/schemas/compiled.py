@@ -108,7 +108,11 @@ _RUN_MIN: Final = 3
 
 #: Runs of envelope fields, first to last, that the events of one producer in a session mostly have
 #: in common; a record with the bytes of the one before takes over its values.
-REPEATING: Final = {"tenant": "producer_epoch", "agent_id": "capture"}
+REPEATING: Final = {
+    "tenant": "producer_epoch",
+    "agent_id": "capture",
+    "delayed": "event_type",
+}
 
 
 def _read_value(src: Source, depth: int, schema: Any, target: str | None, ours: Any) -> None:

@@ -6,6 +6,7 @@ the coordinator's broker was missing from the metadata for a moment, as while a 
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,8 +17,12 @@ class LateError(Exception):
     """No answer in time; whether the call still takes effect, nobody knows."""
 
 
-def answer_within(timeout_s: float, call: Callable[[], T]) -> T:
+def answer_within(
+    timeout_s: float, call: Callable[[], T], meanwhile: Callable[[], bool] = lambda: False
+) -> T:
     """What the call returns or raises; `LateError` when it does neither within `timeout_s` seconds.
+
+    Until it does, `meanwhile` is called as long as it says that it has more to do.
 
     It runs in a thread of its own. Who still waits there is left behind with its client: never use
     that client again, not even to close it, which would wait for the same answer; and take over its
@@ -34,8 +39,11 @@ def answer_within(timeout_s: float, call: Callable[[], T]) -> T:
             failed.append(error)
 
     asking = threading.Thread(target=ask, name="kafka-call", daemon=True)
+    until_s = time.monotonic() + timeout_s
     asking.start()
-    asking.join(timeout_s)
+    while asking.is_alive() and meanwhile():
+        pass
+    asking.join(max(0.0, until_s - time.monotonic()))
     if asking.is_alive():
         raise LateError
     if failed:

@@ -19,12 +19,13 @@ import socket
 import struct
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.context import SpawnProcess
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
@@ -46,6 +47,8 @@ ROUND_BYTES_MAX: Final = 64 * 1024 * 1024
 STALL_S: Final = 60
 #: Between two starts of children that ended before they were ready.
 RESTART_WAIT_S: Final = 30.0
+#: Sessions in one message to a child, which begins with the first: about a quarter of a megabyte.
+_PART_SESSIONS: Final = 32
 #: Both ends of a pipe: a share is sent in fewer turns of its two processes.
 _PIPE_BYTES: Final = 1024 * 1024
 
@@ -98,37 +101,45 @@ class _Round:
     """What was shared out and is not collected yet."""
 
     due: list[Due] = field(default_factory=list)
-    #: Children with what they were sent, by index in `due`; the rest is the worker's own.
+    #: Children with what they were sent, by index in `due`.
     sent: list[tuple[_Child, list[int]]] = field(default_factory=list)
+    #: The worker's own share, what is left of it; and what became of the rest.
+    own: deque[int] = field(default_factory=deque)
+    answers: dict[int, Answer] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
 class _Pace:
     """What the worker does while its children work, measured by what it closes in that time.
 
-    Waiting for a commit counts: the children need not wait for the worker then. For messages it
-    waits hardly at all while they are at work.
+    Waiting for a commit counts, as far as it has nothing left to close meanwhile: the children need
+    not wait for the worker then. For messages it waits hardly at all while they are at work.
     """
 
     s_per_byte: float = 0.0
     beside_s: float = 0.0
     _begun_s: float = 0.0
+    _own_s: float = 0.0
+    _own_bytes: int = 0
 
     def begun(self) -> None:
         """The children have their shares."""
         self._begun_s = time.monotonic()
+        self._own_s, self._own_bytes = 0.0, 0
+
+    def closed(self, size: int, seconds: float) -> None:
+        """The worker itself has closed a session of `size` bytes."""
+        self._own_s += seconds
+        self._own_bytes += size
 
     def finishing(self) -> None:
         """The worker has done what else there was to do."""
-        self.beside_s = time.monotonic() - self._begun_s
+        self.beside_s = time.monotonic() - self._begun_s - self._own_s
 
-    @contextlib.contextmanager
-    def own(self, size: int) -> Iterator[None]:
-        """Around the worker's own share of `size` bytes."""
-        began_s = time.monotonic()
-        yield
-        if size:
-            self.s_per_byte = (time.monotonic() - began_s) / size
+    def finished(self) -> None:
+        """It has closed its own share, too."""
+        if self._own_bytes:
+            self.s_per_byte = self._own_s / self._own_bytes
 
     def beside_bytes(self) -> int:
         """The work beside closing; 0 while nothing was measured."""
@@ -193,6 +204,22 @@ class Closers:
                 self._collect(here)
         self._pace.begun()
 
+    def close_one(self, here: Here) -> bool:
+        """Close one session of the worker's own share; whether there was one left."""
+        shared = self._round
+        if not shared.own:
+            return False
+        index = shared.own.popleft()
+        began_s = time.monotonic()
+        try:
+            shared.answers[index] = here(shared.due[index])
+        except BaseException:
+            # An answer that nobody waits for any more must not meet the next question.
+            self.stop()
+            raise
+        self._pace.closed(shared.due[index].session.size, time.monotonic() - began_s)
+        return True
+
     def finish(self, here: Here) -> list[tuple[Due, Sealed]]:
         """What was begun, closed, in the order of `due`; waits for the children.
 
@@ -200,6 +227,7 @@ class Closers:
         """
         self._pace.finishing()
         self._collect(here)
+        self._pace.finished()
         closed, self._closed = self._closed, []
         return closed
 
@@ -222,21 +250,17 @@ class Closers:
         sent = [
             (child, share)
             for child, share in zip(children, shares, strict=True)
-            if share and self._send(child, [_job(due[index]) for index in share])
+            if share and self._send(child, [due[index] for index in share])
         ]
-        self._round = _Round(due, sent)
+        theirs = {index for _, share in sent for index in share}
+        own = deque(index for index in range(len(due)) if index not in theirs)
+        self._round = _Round(due, sent, own)
 
     def _collect(self, here: Here) -> None:
+        while self.close_one(here):
+            pass
         shared, self._round = self._round, _Round()
-        theirs = {index for _, share in shared.sent for index in share}
-        own = [index for index in range(len(shared.due)) if index not in theirs]
-        try:
-            with self._pace.own(sum(shared.due[index].session.size for index in own)):
-                answers: dict[int, Answer] = {index: here(shared.due[index]) for index in own}
-        except BaseException:
-            # An answer that nobody waits for any more must not meet the next question.
-            self.stop()
-            raise
+        answers = shared.answers
         for child, share in shared.sent:
             answers.update(zip(share, self._receive(child), strict=False))
         for index, item in enumerate(shared.due):
@@ -254,10 +278,15 @@ class Closers:
         for child, _ in shared.sent:
             self._receive(child)
 
-    def _send(self, child: _Child, jobs: list[Job]) -> bool:
+    def _send(self, child: _Child, due: list[Due]) -> bool:
+        """A part at a time, and a last one without anything: it is at the first one while the next
+        is being sent, but answers once it has all, when the worker does not send any more.
+        """
         try:
-            # Without references, which would be looked for at each value.
-            child.pipe.send_bytes(marshal.dumps(list(map(tuple, jobs)), 2))
+            for at in range(0, len(due) + _PART_SESSIONS, _PART_SESSIONS):
+                jobs = [tuple(_job(item)) for item in due[at : at + _PART_SESSIONS]]
+                # Without references, which would be looked for at each value.
+                child.pipe.send_bytes(marshal.dumps(jobs, 2))
         except OSError:
             self._lost(child)
             return False
@@ -431,6 +460,20 @@ def serve(pipe: Connection, config: RulesConfig) -> None:
         desk = Desk(config, own)
         pipe.send_bytes(_READY)
         while True:
-            jobs = marshal.loads(pipe.recv_bytes())  # noqa: S302 - from our worker
-            answers = [desk.answer(Job(*job)) for job in jobs]
+            answers = [desk.answer(job) for job in _jobs(pipe)]
             pipe.send_bytes(pickle.dumps(answers, pickle.HIGHEST_PROTOCOL))
+
+
+def _jobs(pipe: Connection) -> Iterator[Job]:
+    """Those of one share, each as soon as it is there. What has come is taken before the next one
+    is begun: the worker waits where a pipe is full.
+    """
+    waiting: deque[tuple[Any, ...]] = deque()
+    more = True
+    while more or waiting:
+        while more and (not waiting or pipe.poll()):
+            jobs = marshal.loads(pipe.recv_bytes())  # noqa: S302 - from our worker
+            waiting.extend(jobs)
+            more = bool(jobs)
+        if waiting:
+            yield Job(*waiting.popleft())

@@ -4,8 +4,8 @@ Order of effects in a step, and what a crash between them does:
 
 1. fold a batch into memory                 crash: nothing was said; the next start reads it again
 2. end the batch: each lane's `Turn`, and the sessions that close with it
-3. commit the batch before and fold the next one while children close those sessions; without work
-   for children, go on at once
+3. commit the batch before and fold the next one while children close those sessions, and the
+   worker its own share as long as it waits for the broker; without work for children, go on at once
 4. produce the records of the batch         crash: the transaction is aborted by the next start
 5. send the offsets of *all* lanes with it  (also when nothing moved: it fences a zombie)
 6. commit                                   crash: `init_transactions` of the next start settles it
@@ -465,7 +465,10 @@ class JoinWorker:
         assert self._transactions is not None
         began = time.monotonic()
         try:
-            delivered = self._transactions.commit(work)
+            # Of the batch that is being closed, what children were not given.
+            delivered = self._transactions.commit(
+                work, lambda: self._closers.close_one(self._close_here)
+            )
         except Retryable:
             self._drop_memory()
             raise

@@ -127,7 +127,7 @@ def _schema_key(value: bytes) -> bytes:
     return value[2:10] if value[:2] == SINGLE_OBJECT else value[1:5]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Lane:
     """State of one lane between two commits."""
 

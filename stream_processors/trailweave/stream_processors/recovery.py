@@ -6,6 +6,7 @@
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from trailweave.schemas.errors import Fatal
@@ -149,15 +150,21 @@ def replay(
     lane.replayed()
 
 
-def session_headers(kind: str, number: int, session: bytes, cut: Sequence[int]) -> Headers:
+def session_headers(kind: str, number: int, session: bytes, cut: tuple[int, ...]) -> Headers:
     """Headers of a record that the join writes."""
     return [
         (WRITER, b"join"),
         (KIND, kind.encode()),
         (NUMBER, str(number).encode()),
         (SESSION, session),
-        (CUT, ",".join(map(str, cut)).encode()),
+        (CUT, _cut_text(cut)),
     ]
+
+
+@lru_cache(maxsize=256)
+def _cut_text(cut: tuple[int, ...]) -> bytes:
+    """One for all records of a turn."""
+    return ",".join(map(str, cut)).encode()
 
 
 def reassess_headers(number: int, session: bytes) -> Headers:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from trailweave.schemas.codec import CONFLUENT
 from trailweave.schemas.errors import Fatal
 
 NEVER_MS: Final = 1 << 62
@@ -29,7 +28,7 @@ class ClosingTimes:
     unknown_schema_wait_ms: int = 60_000
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Session:
     """Events of one session outside any record, in the order of their folding.
 
@@ -169,5 +168,6 @@ class Session:
             return False
         if self.away:
             return True
-        ids = {v[11:47] if v[:1] != CONFLUENT else v[6:42] for v in self.values}
+        # The first byte tells the framings apart: 0 is Confluent's.
+        ids = {v[11:47] if v[0] else v[6:42] for v in self.values}
         return len(ids) >= self.expected_total

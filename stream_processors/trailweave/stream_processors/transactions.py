@@ -7,7 +7,7 @@ fences this one: nothing here is tried twice but a commit whose outcome is not k
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,8 +90,11 @@ class Transactions:
             lambda: self._producer.init_transactions(TRANSACTION_TIMEOUT_S),
         )
 
-    def commit(self, work: Work) -> Delivered:
+    def commit(self, work: Work, meanwhile: Callable[[], bool] = lambda: False) -> Delivered:
         """Where the records are.
+
+        While the broker takes the offsets, `meanwhile` is called as long as it says that it has
+        more to do; it must not touch what the transaction says.
 
         Raises `Retryable`: whether the transaction was committed is then not known; of these,
         `FencedError` when we may not be the ones to try again.
@@ -116,7 +119,7 @@ class Transactions:
             for lane, turn in work.turns:
                 for refused in turn.refused:
                     self._produce_dead_letter(lane, refused, None)
-            self._send_offsets(work)
+            self._send_offsets(work, meanwhile)
             committing = True
             self._commit_until_sure()
         except (KafkaException, BufferError) as error:
@@ -129,7 +132,7 @@ class Transactions:
             raise Retryable(f"couldn't commit a batch: {reason.str()}") from error
         return self._delivered
 
-    def _send_offsets(self, work: Work) -> None:
+    def _send_offsets(self, work: Work, meanwhile: Callable[[], bool]) -> None:
         offsets, generation = work.offsets, work.generation
         try:
             answer_within(
@@ -137,6 +140,7 @@ class Transactions:
                 lambda: self._producer.send_offsets_to_transaction(
                     offsets, generation, OFFSETS_TIMEOUT_S
                 ),
+                meanwhile,
             )
         except LateError:
             # The next producer fences this one: what it may still send does not count.

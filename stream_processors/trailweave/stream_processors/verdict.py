@@ -304,9 +304,7 @@ def chain_record(
         "highest_severity": max(
             (f.rule.severity for f in verdict.findings), key=SEVERITIES.index, default="none"
         ),
-        "findings_hash": hashlib.sha256(
-            "\n".join(sorted(f.finding_id for f in verdict.findings)).encode()
-        ).digest(),
+        "findings_hash": _findings_hash(verdict.findings),
         "rules_version": RULES_VERSION,
         "rules_config_hash": config.digest,
         "root": hashing.merkle_root(leaves),
@@ -316,6 +314,15 @@ def chain_record(
     return bounded(record)
 
 
+_NO_FINDINGS: Final = hashlib.sha256(b"").digest()
+
+
+def _findings_hash(findings: list[Finding]) -> bytes:
+    if not findings:
+        return _NO_FINDINGS
+    return hashlib.sha256("\n".join(sorted(f.finding_id for f in findings)).encode()).digest()
+
+
 def _who_and_what(chain: Chain) -> dict[str, Any]:
     """The parts of the chain record that gather something from every event: one pass."""
     identities, sponsors, agents, classes = set(), set(), set(), set()
@@ -323,13 +330,17 @@ def _who_and_what(chain: Chain) -> dict[str, Any]:
     handles: dict[tuple[str, str], str] = {}
     workflow = parent = None
     for record in chain.records:
+        # Events share such an object only together with all that is read below: see `REPEATING`.
         correlation = record["correlation"]
-        hows.add(correlation["how"])
-        if correlation["handles"] or record.get("handles"):
-            for handle in (*correlation["handles"], *record.get("handles", ())):
+        if id(correlation) not in told:
+            told.add(id(correlation))
+            hows.add(correlation["how"])
+            for handle in correlation["handles"]:
+                handles.setdefault((handle["kind"], handle["hash"]), record["event_id"])
+        if "handles" in record:
+            for handle in record["handles"]:
                 handles.setdefault((handle["kind"], handle["hash"]), record["event_id"])
         actor = record["actor"]
-        # Events share this object only together with all that is read below: see `REPEATING`.
         if id(actor) in told:
             continue
         told.add(id(actor))

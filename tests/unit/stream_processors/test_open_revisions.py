@@ -255,7 +255,7 @@ def test_after_a_crash_the_same_is_said_under_the_same_ids_and_nothing_is_taken(
     feed(held, *made)
     (said,) = looks(held, FIRST_MS)
     assert said is not None
-    headers = dict(recovery.session_headers("open", 1, said.session, held.positions))
+    headers = dict(recovery.session_headers("open", 1, said.session, tuple(held.positions)))
 
     new, offsets = lane(), Counter[int]()
     new.positions = list(held.positions)

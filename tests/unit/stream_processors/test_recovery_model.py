@@ -204,7 +204,7 @@ class Run:
         if not self.lane.sessions or self.chance.random() > 0.2:
             return
         key = self.chance.choice(list(self.lane.sessions))
-        cut = [HUGE] * len(TOPICS)
+        cut = (HUGE,) * len(TOPICS)
         headers = dict(recovery.session_headers("open", self.lane.committed_number, key, cut))
         if self.chance.random() < 0.5:
             headers = {**headers, "w": b"reassess", "kind": b"chain"}
@@ -353,7 +353,7 @@ class Run:
         broker = self.broker
         positions = work.turn.positions if self.rules.say_the_turn else self.lane.positions
         broker.sessions += [
-            dict(recovery.session_headers(kind, work.turn.number, session.key, positions))
+            dict(recovery.session_headers(kind, work.turn.number, session.key, tuple(positions)))
             for session, kind in work.closed
         ]
         broker.sessions.append(None)
@@ -497,7 +497,8 @@ def stored_chunk(chunk: Record) -> Record:
 def headers_of(cuts: dict[bytes, list[int]]) -> list[Headers]:
     """Headers that say just these cuts."""
     return [
-        dict(recovery.session_headers("chain", 1, session, cut)) for session, cut in cuts.items()
+        dict(recovery.session_headers("chain", 1, session, tuple(cut)))
+        for session, cut in cuts.items()
     ]
 
 
