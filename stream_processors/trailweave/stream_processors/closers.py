@@ -2,10 +2,12 @@
 
 Decoding, rules, hashes and encoding are three quarters of a worker's time, and pure Python on one
 core. `Closers.begin` splits what is due between the children and the worker itself; while they are
-at it, the worker commits the batch before and folds the next one; `Closers.finish` closes the
-worker's own share and gives all of it back in the order in which it was due. A child holds no state
-and talks to nobody but its worker: the records are the same bytes, whoever made them. Whatever goes
-wrong with a child, the worker still has its sessions and closes them itself.
+at it, the worker commits the batch before, closes of its own share as long as the broker lets it
+wait (`close_one`), and folds the next batch; `Closers.finish` closes what is left of that share and
+gives all of it back in the order in which it was due. Closing is pure, so it may go on beside a
+commit whose outcome nobody knows yet: what was closed is dropped with the batch. A child holds no
+state and talks to nobody but its worker: the records are the same bytes, whoever made them.
+Whatever goes wrong with a child, the worker still has its sessions and closes them itself.
 """
 
 import atexit
