@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import random
+import shlex
 import subprocess
 import sys
+import sysconfig
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,20 +47,29 @@ def load(name: str, path: Path) -> ModuleType:
     return module
 
 
+def needs_a_compiler(folder: Path) -> None:
+    """Skip without one; where it compiles a line that is not ours, ours must compile as well."""
+    probe = folder / "probe.c"
+    probe.write_text("#include <Python.h>\n")
+    compiler = shlex.split(str(sysconfig.get_config_var("CC")))
+    include = f"-I{sysconfig.get_path('include')}"
+    command = [*compiler, include, "-c", str(probe), "-o", str(folder / "probe.o")]
+    try:
+        subprocess.run(command, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no C compiler, or no headers of Python: {error}")
+
+
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModuleType]]:
     """The modules as a wheel has them, by the last part of their names."""
-    from setuptools.errors import BaseError
-
     hook, out = load("compile_hook", HOOK), tmp_path_factory.mktemp("native")
+    needs_a_compiler(out)
     with pytest.MonkeyPatch.context() as patched:
         found = {}
         for source in hook.sources(ROOT, hook.NATIVE, ".pyx"):
             name = hook.module_name(source, ROOT)
-            try:
-                module = load(name, hook.compiled(source, ROOT, out))
-            except BaseError as error:
-                pytest.skip(f"no C compiler, or no headers of Python: {error}")
+            module = load(name, hook.compiled(source, ROOT, out))
             # Those that follow import it.
             patched.setitem(sys.modules, name, module)
             found[source.stem] = module
@@ -370,6 +381,23 @@ def test_a_session_of_no_trace_is_left_to_python(with_native: Source) -> None:
     made = builders.Trace(builders.TRACE[:-1] + "G").whole()
 
     assert in_c(builders.session_of(made), with_native) is None
+
+
+@pytest.mark.parametrize("occurred_at", [-(2**63), 2**63 - 1])
+def test_a_time_whose_difference_overflows_is_left_to_python(
+    with_native: Source, occurred_at: int
+) -> None:
+    trace = builders.Trace()
+    session = builders.session_of([trace.event("session_started", occurred_at=occurred_at)])
+
+    assert in_c(session, with_native) is None
+    assert bool(read(session, with_native).chain.ahead) is (occurred_at > 0)
+
+
+def test_a_time_of_the_broker_that_overflows_is_left_to_python(with_native: Source) -> None:
+    session = builders.session_of([builders.Trace().event("session_started")], at_ms=2**62)
+
+    assert in_c(session, with_native) is None
 
 
 def test_what_is_left_to_python_is_read_there(with_native: Source) -> None:

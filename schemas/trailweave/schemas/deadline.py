@@ -41,7 +41,7 @@ def answer_within(
     asking = threading.Thread(target=ask, name="kafka-call", daemon=True)
     until_s = time.monotonic() + timeout_s
     asking.start()
-    while asking.is_alive() and meanwhile():
+    while asking.is_alive() and time.monotonic() < until_s and meanwhile():
         pass
     asking.join(max(0.0, until_s - time.monotonic()))
     if asking.is_alive():

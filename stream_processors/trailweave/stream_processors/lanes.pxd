@@ -1,5 +1,4 @@
 cimport cython
-from cpython cimport array
 from trailweave.stream_processors.session cimport Session
 
 @cython.locals(start=Py_ssize_t, end=Py_ssize_t, length=Py_ssize_t)

@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from trailweave.schemas.native.hashing cimport sha256
+from trailweave.schemas.native.layout cimport Place
 from trailweave.schemas.native.reading cimport Reader
 
 from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK
@@ -31,14 +32,14 @@ cdef extern from "<stdlib.h>":
         void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept
     )
 
-ctypedef const unsigned char* Place
-
 cdef int _OFFSET_BITS = OFFSET_BITS
 cdef int64_t _OFFSET_MASK = OFFSET_MASK
 #: Framing and fingerprint; then length and text of the event id.
 cdef int RECORD_AT = 10
 cdef int ID_ITEM_BYTES = 37
 cdef int DIGEST_BYTES = 32
+#: Times beyond it, thousands of years from now, are left to Python, whose numbers do not overflow.
+cdef int64_t TIME_US_MAX = 1 << 60
 #: The bytes that a number needs at the most.
 cdef int NUMBER_BYTES = 10
 
@@ -243,6 +244,10 @@ cdef class SessionReader:
         entry.record = <PyObject*> record
         entry.producer = PyDict_GetItem(record, "producer_id")
         entry.occurred_at = PyLong_AsLongLong(record["occurred_at"])
+        if not -TIME_US_MAX < entry.occurred_at < TIME_US_MAX:
+            return None
+        if not -TIME_US_MAX // 1000 < entry.recorded_ms < TIME_US_MAX // 1000:
+            return None
         entry.epoch = PyLong_AsLongLong(record["producer_epoch"])
         sequence = record["trace_seq"]
         entry.sequence = -1 if sequence is None else PyLong_AsLongLong(sequence)

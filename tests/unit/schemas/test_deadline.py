@@ -54,3 +54,12 @@ def test_what_is_done_meanwhile_takes_no_more_time_than_the_call() -> None:
         return end.wait()
 
     assert answer_within(LONG_S, call, meanwhile)
+
+
+def test_a_call_that_never_answers_is_given_up_although_there_is_more_to_do() -> None:
+    end = threading.Event()
+    try:
+        with pytest.raises(LateError):
+            answer_within(0.0, end.wait, lambda: True)
+    finally:
+        end.set()

@@ -94,6 +94,7 @@ def merkle_root(list leaves not None):
     """`schemas.hashing.merkle_root`; None unless there are leaves, each of 32 bytes."""
     cdef Py_ssize_t count = len(leaves), at
     cdef unsigned char* level
+    cdef unsigned char* odd
     cdef unsigned char pair[65]
     if not count:
         return None
@@ -112,7 +113,8 @@ def merkle_root(list leaves not None):
                 memcpy(pair + 1, level + 2 * at * DIGEST_BYTES, 2 * DIGEST_BYTES)
                 sha256(pair, 65, level + at * DIGEST_BYTES)
             if count & 1:
-                memcpy(level + count // 2 * DIGEST_BYTES, level + (count - 1) * DIGEST_BYTES, DIGEST_BYTES)
+                odd = level + (count - 1) * DIGEST_BYTES
+                memcpy(level + count // 2 * DIGEST_BYTES, odd, DIGEST_BYTES)
             count = (count + 1) // 2
         return PyBytes_FromStringAndSize(<const char*> level, DIGEST_BYTES)
     finally:
