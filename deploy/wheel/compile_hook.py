@@ -19,9 +19,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NATIVE: Final = {
     "schemas/trailweave/schemas/native": ("layout", "reading", "writing", "hashing"),
     "stream_processors/trailweave/stream_processors": ("native_session",),
+    "sinks/trailweave/sinks": ("native_columns",),
 }
-#: Pure modules that every event or every closing session passes through, by folder. The join's own
-#: loop and the load's rows gain nothing: there the time is spent in libraries and generated code.
+#: Pure modules that every event or every closing session passes through, by folder. The loops
+#: of the workers gain nothing: there the time is spent in libraries.
 MODULES: Final = {
     "schemas/trailweave/schemas": (
         "codec",

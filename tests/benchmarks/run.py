@@ -259,7 +259,7 @@ def _insert_all(inserts: list[Insert], dsn: str, at_once: int) -> float:
 
     def work(store: clickhouse.Store) -> None:
         for number, insert in waiting:  # shared: `next` of an enumeration is one step for threads
-            store.insert(insert.layout, insert.rows, f"bench-{number}")
+            store.insert(*insert.whole(), f"bench-{number}")
 
     with ExitStack() as stack, ThreadPoolExecutor(at_once) as threads:
         stores = [clickhouse.Store(dsn, 300.0) for _ in range(at_once)]

@@ -310,7 +310,7 @@ def test_an_open_intent_is_redone_exactly(
     built = Builder().build(source, [Record(n, NOW, *one) for n, one in enumerate(records[:there])])
     for insert in built.inserts:
         store = store_edge.Store(settings.clickhouse, 5.0)
-        store.insert(insert.layout, insert.rows, "the dead worker's")
+        store.insert(*insert.whole(), "the dead worker's")
         store.close()
 
     with working(replace(settings, batch_rows_max=3)) as worker:
@@ -340,7 +340,7 @@ def test_a_token_used_up_before_loses_nothing(settings: load.LoadSettings, clien
     # The token went in with an insert whose rows are gone.
     store = store_edge.Store(settings.clickhouse, 5.0)
     (insert,) = Builder().build(source, [Record(0, NOW, *tool_requests(1)[0])]).inserts
-    store.insert(insert.layout, insert.rows, own)
+    store.insert(*insert.whole(), own)
     store.close()
     client.command("ALTER TABLE events DELETE WHERE 1 SETTINGS mutations_sync = 2")
 

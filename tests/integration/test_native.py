@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import random
-import shlex
 import subprocess
 import sys
-import sysconfig
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -29,50 +25,17 @@ from trailweave.stream_processors import chain
 from trailweave.stream_processors.chain import Source, read
 from trailweave.stream_processors.session import Session
 
+from tests.integration.native import compiled
 from tests.unit.schemas.test_compiled import READ, TYPES, WRITE, damaged, random_record
 from tests.unit.stream_processors import builders
 
-ROOT = Path(__file__).parents[2]
-HOOK = ROOT / "deploy" / "wheel" / "compile_hook.py"
 NAMES = st.sampled_from(sorted(TYPES))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def load(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def needs_a_compiler(folder: Path) -> None:
-    """Skip without one; where it compiles a line that is not ours, ours must compile as well."""
-    probe = folder / "probe.c"
-    probe.write_text("#include <Python.h>\n")
-    compiler = shlex.split(str(sysconfig.get_config_var("CC")))
-    include = f"-I{sysconfig.get_path('include')}"
-    command = [*compiler, include, "-c", str(probe), "-o", str(folder / "probe.o")]
-    try:
-        subprocess.run(command, capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no C compiler, or no headers of Python: {error}")
-
-
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ModuleType]]:
-    """The modules as a wheel has them, by the last part of their names."""
-    hook, out = load("compile_hook", HOOK), tmp_path_factory.mktemp("native")
-    needs_a_compiler(out)
-    with pytest.MonkeyPatch.context() as patched:
-        found = {}
-        for source in hook.sources(ROOT, hook.NATIVE, ".pyx"):
-            name = hook.module_name(source, ROOT)
-            module = load(name, hook.compiled(source, ROOT, out))
-            # Those that follow import it.
-            patched.setitem(sys.modules, name, module)
-            found[source.stem] = module
+    with compiled("schemas", "stream_processors", out=tmp_path_factory.mktemp("native")) as found:
         yield found
 
 

@@ -6,17 +6,20 @@ Pure but for the schema source that it is given. Decides nothing about offsets; 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Final, NamedTuple
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trailweave.schemas import codec, events
 from trailweave.schemas.compiled import Json
 from trailweave.schemas.errors import Reason, Rejected
 from trailweave.schemas.standing import WriterStandings
 from trailweave.schemas.validity import valid_type
-from trailweave.sinks import rows, tables
+from trailweave.sinks import columns, rows, tables
 from trailweave.sinks.load_plan import Place
 from trailweave.sinks.rows import Layout, number, text
+
+if TYPE_CHECKING:
+    from trailweave.sinks.native_columns import Columns
 
 #: The type that a topic other than the event topics carries.
 RECORD_OF: Final = {
@@ -60,20 +63,63 @@ class Insert:
     of them may stop between them, and what completes it has another token: rows would be doubled.
     """
 
+    #: Of the rows as Avro, and so of what they are.
     layout: Layout
     #: Which partition: the number of the day or of the month.
     period: int
     places: list[Place] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
+    #: All rows as columns; `rows` are then made when some are needed alone.
+    by_column: "ByColumn | None" = field(default=None, compare=False)
 
     @property
     def part(self) -> str:
         """Its name within the range, for the token."""
         return f"{self.layout.part}.{self.period}"
 
+    def whole(self) -> tuple[Layout, Iterable[bytes]]:
+        """All rows, and how ClickHouse reads them."""
+        if self.by_column is not None:
+            return columns.layout(), self.by_column.block()
+        return self.layout, self.rows
+
     def only(self, places: Collection[Place]) -> Iterator[bytes]:
-        """The rows at these places."""
+        """The rows at these places, as `layout` says."""
+        self.give_up_columns()
         return (row for place, row in zip(self.places, self.rows, strict=True) if place in places)
+
+    def give_up_columns(self) -> None:
+        """Have them all in `rows`."""
+        if self.by_column is not None:
+            self.rows, self.by_column = self.by_column.rows(), None
+
+
+@dataclass(slots=True)
+class ByColumn:
+    """Events of this version, and what C has made of them."""
+
+    source: Source
+    columns: "Columns"
+    records: list[Record] = field(default_factory=list)
+
+    def take(self, records: list[Record], at: int, times_ms: range) -> list[Record]:
+        """Those from the one at `at` on that C takes, and that have such times."""
+        taken = records[at : self.columns.take(records, at, times_ms.start, times_ms.stop)]
+        self.records += taken
+        return taken
+
+    def block(self) -> list[bytes]:
+        """For `columns.layout`."""
+        source = self.source
+        return columns.block(self.columns, source.topic, source.topic_id, source.partition)
+
+    def rows(self) -> list[bytes]:
+        """For `rows.current_events`."""
+        prefix, made = _prefix(self.source), []
+        for record in self.records:
+            key, start = codec.frame(record.value or b"")
+            made.append(_event_row(prefix, _kinds()[key], record, start))
+        return made
 
 
 @dataclass(slots=True)
@@ -109,7 +155,7 @@ class Builder:
     def _reader(self) -> codec.Decoder:
         return codec.Decoder({"chain": ("tenant", "trace_id", "handles")}, self._schemas)
 
-    def build(self, source: Source, records: Iterable[Record]) -> Built:
+    def build(self, source: Source, records: list[Record]) -> Built:
         """The inserts of these records, in order of offset.
 
         Raises `Retryable` when the schema source is away.
@@ -118,17 +164,32 @@ class Builder:
             return self._build_records(source, records)
         return self._build_events(source, records)
 
-    def _build_events(self, source: Source, records: Iterable[Record]) -> Built:
-        prefix = rows.place_prefix(source.topic, source.topic_id, source.partition)
+    def _build_events(self, source: Source, records: list[Record]) -> Built:
+        prefix, ours = _prefix(source), rows.current_events()
         inserts: dict[tuple[str, int], Insert] = {}
         by_key: dict[bytes, Insert] = {}
+        by_day: dict[int, ByColumn | None] = {}
         day, day_ms = -1, range(0)
         built = Built([], [])
-        for record in records:
+        at = 0
+        while at < len(records):
+            record = records[at]
             if record.recorded_at not in day_ms:
                 by_key = {}
                 day = period_of("events", record.recorded_at)
                 day_ms = range(day * DAY_MS, (day + 1) * DAY_MS)
+            if day not in by_day:
+                by_day[day] = _by_column(source)
+            by_column = by_day[day]
+            if by_column is not None:
+                taken = by_column.take(records, at, day_ms)
+                if taken:
+                    insert = inserts.setdefault((ours.part, day), Insert(ours, day))
+                    insert.by_column = by_column
+                    insert.places += [(record.offset, 0) for record in taken]
+                    at += len(taken)
+                    continue
+            at += 1
             try:
                 value, key, start = self._admitted(record)
                 name = valid_type(source.topic, record.key, value, self._checker)
@@ -138,19 +199,20 @@ class Builder:
             except Rejected as refusal:
                 built.rejected.append((record, refusal.reason))
                 continue
-            insert = by_key.get(key)
-            if insert is None:
+            if key not in by_key:
                 layout = self._event_layout(key, name)
-                insert = inserts.setdefault((layout.part, day), Insert(layout, day))
-                by_key[key] = insert
-            time = number(max(0, record.recorded_at))
-            columns = prefix + number(record.offset) + time + self._index[name]
-            insert.rows.append(rows.event_block(columns, value, start))
+                by_key[key] = inserts.setdefault((layout.part, day), Insert(layout, day))
+            insert = by_key[key]
+            if insert.layout is ours:
+                # One token stands for the same rows whoever made them: all by column, or none.
+                insert.give_up_columns()
+                by_day[day] = None
+            insert.rows.append(_event_row(prefix, self._index[name], record, start))
             insert.places.append((record.offset, 0))
         built.inserts = list(inserts.values())
         return built
 
-    def _build_records(self, source: Source, records: Iterable[Record]) -> Built:
+    def _build_records(self, source: Source, records: list[Record]) -> Built:
         name = RECORD_OF[source.topic]
         inserts: dict[tuple[str, str, int], Insert] = {}
         built = Built([], [])
@@ -223,6 +285,29 @@ class Builder:
         return schema
 
 
+def _by_column(source: Source) -> ByColumn | None:
+    made = columns.begin(source.topic)
+    return None if made is None else ByColumn(source, made)
+
+
+def _prefix(source: Source) -> bytes:
+    return rows.place_prefix(source.topic, source.topic_id, source.partition)
+
+
+@cache
+def _kinds() -> dict[bytes, bytes]:
+    """How rows name the type, by the fingerprint of its schema in this version."""
+    names = events.event_names()
+    return {events.event_types()[name].fingerprint: number(i) for i, name in enumerate(names)}
+
+
+def _event_row(prefix: bytes, kind: bytes, record: Record, start: int) -> bytes:
+    time = number(max(0, record.recorded_at))
+    return rows.event_block(
+        prefix + number(record.offset) + time + kind, record.value or b"", start
+    )
+
+
 def period_of(table: str, recorded_at_ms: int) -> int:
     """The partition of a table that a row goes to: `PARTITION BY` of tables.sql, numbered."""
     days = max(0, recorded_at_ms) // DAY_MS
@@ -233,11 +318,7 @@ def period_of(table: str, recorded_at_ms: int) -> int:
 
 
 def _columns(name: str, source: Source, record: Record) -> bytes:
-    place = (
-        rows.place_prefix(source.topic, source.topic_id, source.partition)
-        + number(record.offset)
-        + number(max(0, record.recorded_at))
-    )
+    place = _prefix(source) + number(record.offset) + number(max(0, record.recorded_at))
     if name != "chain":
         return place
     headers = dict(record.headers or ())

@@ -208,9 +208,12 @@ class Inserter:
         if self._monotonic() > job.leased_until:
             raise Retryable("couldn't insert within the lease of the group's membership")
         table = insert.layout.table
-        rows = insert.rows if places is insert.places else insert.only(frozenset(places))
+        if places is insert.places:
+            layout, rows = insert.whole()
+        else:
+            layout, rows = insert.layout, insert.only(frozenset(places))
         with self._metrics.insert_s.labels(table).time():
-            self._store.insert(insert.layout, rows, own)
+            self._store.insert(layout, rows, own)
         job.rows[table] = job.rows.get(table, 0) + len(places)
 
     def _give_up(self, job: Job, insert: Insert, missing: int) -> None:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from trailweave.schemas import events
 from trailweave.schemas.compiled import Json, named_types, short_name
@@ -50,13 +50,14 @@ class Layout:
     table: str
     part: str
     columns: tuple[str, ...]
-    #: The start of every container of this layout: an Avro file header.
+    #: The start of every container of this layout: of Avro, a file header.
     header: bytes
+    format: Literal["Avro", "Native"] = "Avro"
 
     def statement(self) -> str:
         """The INSERT that the container's bytes follow."""
         names = ", ".join(f"`{name}`" for name in self.columns)
-        return f"INSERT INTO {self.table} ({names}) FORMAT Avro"
+        return f"INSERT INTO {self.table} ({names}) FORMAT {self.format}"
 
 
 # --- the bytes of one row --------------------------------------------------------------------
@@ -160,10 +161,10 @@ TABLE_OF: Final = {
 def current_events() -> Layout:
     """The layout of every event type of this version."""
     body = [
-        _record(f"t{index}.own", _own(events.own_fields(name), _ours()))
+        _record(f"t{index}.own", _own(events.own_fields(name), our_types()))
         for index, name in enumerate(events.event_names())
     ]
-    head = _own(events.envelope_fields("head")[:-1], _ours())
+    head = _own(events.envelope_fields("head")[:-1], our_types())
     return _layout("events", [*head, {"name": "body", "type": body}])
 
 
@@ -224,7 +225,7 @@ def _record(name: str, fields: list[Json]) -> Json:
 
 
 @cache
-def _ours() -> dict[str, Json]:
+def our_types() -> dict[str, Json]:
     """The named types of this version's events."""
     found: dict[str, Json] = {}
     for kind in events.event_types().values():
@@ -281,6 +282,21 @@ def _own(fields: Iterable[Json], known: dict[str, Any]) -> list[Json]:
         else:
             out.append({"name": name, "type": kind})
     return out
+
+
+def places(field: Json, known: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The path of each value of a field, and the path at which columns look for it: see `_own`."""
+    name = _RENAMED.get(field["name"]) or str(field["name"])
+    kind = _expand(field["type"], known)
+    for branch in kind if isinstance(kind, list) else [kind]:
+        if isinstance(branch, dict) and branch["type"] == "record":
+            prefix = f"{name}.{short_name(branch['name'])}." if branch is not kind else f"{name}."
+            if name in _FLAT and branch is kind:
+                prefix = f"{_FLAT[name]}_"
+            for part in branch["fields"]:
+                yield (field["name"], part["name"]), prefix + part["name"]
+        else:
+            yield (field["name"],), name
 
 
 def _at(schema: Any, path: list[str]) -> Iterator[Any]:

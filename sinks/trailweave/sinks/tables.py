@@ -98,12 +98,12 @@ def columns(table: str) -> tuple[Column, ...]:
     body = re.sub(r"COMMENT '(?:[^']|'')*'", "", _without_comments(match[1]))
     parts = [part.replace("${ephemeral}", "").strip() for part in split_arguments(body)]
     stored = [_column(part) for part in parts if part.split()[0] not in ("INDEX", "PROJECTION")]
-    paths = [
+    passing = [
         Column(path, _passing(column.type), "")
         for column in stored
-        for path in _paths(column.default)
+        for path in paths(column.default)
     ]
-    return (*stored, *paths)
+    return (*stored, *passing)
 
 
 def _passing(kind: str) -> str:
@@ -142,7 +142,8 @@ def _column(text: str) -> Column:
     return Column(name, " ".join(kind.split()), " ".join(default[1].split()) if default else "")
 
 
-def _paths(default: str) -> list[str]:
+def paths(default: str) -> list[str]:
+    """The paths that a default names."""
     return re.findall(r"`([^`]+)`", default)
 
 

@@ -19,6 +19,7 @@ from libc.string cimport memcmp, memcpy
 from trailweave.schemas.native.hashing cimport sha256
 from trailweave.schemas.native.layout cimport Place
 from trailweave.schemas.native.reading cimport Reader
+from trailweave.schemas.native.values cimport VARINT_BYTES_MAX, put_varint
 
 from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK
 
@@ -40,8 +41,6 @@ cdef int ID_ITEM_BYTES = 37
 cdef int DIGEST_BYTES = 32
 #: Times beyond it, thousands of years from now, are left to Python, whose numbers do not overflow.
 cdef int64_t TIME_US_MAX = 1 << 60
-#: The bytes that a number needs at the most.
-cdef int NUMBER_BYTES = 10
 
 
 cdef struct Entry:
@@ -95,13 +94,7 @@ cdef int by_time(const void* a, const void* b) noexcept:
 
 cdef inline unsigned char* put_number(unsigned char* out, int64_t number) noexcept:
     """A number that is not negative, as Avro writes it."""
-    cdef uint64_t left = <uint64_t> number << 1
-    while left > 127:
-        out[0] = <unsigned char> (left & 127 | 128)
-        out += 1
-        left >>= 7
-    out[0] = <unsigned char> left
-    return out + 1
+    return put_varint(out, <uint64_t> number << 1)
 
 
 cdef inline unsigned char* put(unsigned char* out, bytes data) noexcept:
@@ -145,7 +138,7 @@ cdef class SessionReader:
         cdef _Type one
         self.parts, self.types, self.ahead_us = list(map(tuple, parts)), [], ahead_us
         self.leaf_bytes = max(len(leaf) for _, _, leaf, _ in parts) + 8 + 2 * DIGEST_BYTES
-        self.item_bytes = max(len(item) for _, _, _, item in parts) + 3 * NUMBER_BYTES + 100
+        self.item_bytes = max(len(item) for _, _, _, item in parts) + 3 * VARINT_BYTES_MAX + 100
         topics = [part[0] for part in parts]
         for fingerprint, (name, topic, reader) in types.items():
             one = _Type.__new__(_Type)

@@ -18,6 +18,8 @@ from trailweave.schemas.standing import Standing
 from trailweave.sinks.load_build import Builder, Source
 from trailweave.sinks.rows import Layout
 
+from tests.unit.sinks.native_format import rows_of
+
 TOPICS: Final = ("trailweave.tools", events.SESSIONS_TOPIC)
 #: The end of a month: days and months both change within a run.
 START_MS: Final = 1_769_903_999_990
@@ -160,6 +162,15 @@ class Columns:
 
 def stored(layout: Layout, rows: Iterable[bytes]) -> list[tuple[int, bytes, Row]]:
     """(broker time, bytes, place) of each row of a container."""
+    if layout.format == "Native":
+        return [
+            (
+                row["recorded_at"],
+                repr(row).encode(),
+                (layout.table, row["topic_id"], row["offset"], 0),
+            )
+            for row in rows_of(rows)
+        ]
     found = []
     for row in rows:
         columns = Columns(row)

@@ -1,5 +1,8 @@
 from trailweave.schemas.native.layout cimport Layout, Place
 
+cdef Place skip_text(Place p, Place end) except? NULL
+cdef Place skip(Layout layout, int at, Place p, Place end) except? NULL
+
 cdef enum Task:
     PASS, TAKE, RUN
 

@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy
 from trailweave.schemas.native.layout cimport (
     BOOLEAN, BYTES, DOUBLE, ENUM, INT, LONG, MAP, NULLABLE, RECORD, STRING, Layout, Node, Place
 )
+from trailweave.schemas.native.values cimport is_ascii, read_count, read_number, read_size
 
 from trailweave.schemas.compiled import REPEATING
 
@@ -22,61 +23,10 @@ cdef extern from "Python.h":
 
 #: Repeated runs that are kept, of one kind: what a fleet repeats; above it, all start anew.
 cdef int RUNS_MAX = 4096
-cdef uint64_t HIGH_BITS = 0x8080808080808080
 cdef uint64_t INT_MAX = 0xFFFFFFFF
 
 
 # --- values: NULL for a place means that Python must say what is there ---------------------------
-
-
-cdef inline Place read_number(Place p, Place end, uint64_t* number) noexcept:
-    """A number as it stands, zigzag."""
-    cdef uint64_t found = 0
-    cdef int shift = 0
-    while p < end and shift < 64:
-        found |= <uint64_t> (p[0] & 127) << shift
-        if p[0] < 128:
-            if shift == 63 and p[0] > 1:
-                return NULL
-            number[0] = found
-            return p + 1
-        p += 1
-        shift += 7
-    return NULL
-
-
-cdef inline Place read_size(Place p, Place end, Py_ssize_t* size) noexcept:
-    """A length, of which so many bytes are there."""
-    cdef uint64_t number
-    p = read_number(p, end, &number)
-    if p == NULL or number & 1 or number >> 1 > <uint64_t> (end - p):
-        return NULL
-    size[0] = <Py_ssize_t> (number >> 1)
-    return p
-
-
-cdef inline Place read_count(Place p, Place end, Py_ssize_t* count) noexcept:
-    """The items of the block that begins here; 0 at the end, which is one byte."""
-    if p < end and p[0] == 0:
-        count[0] = 0
-        return p + 1
-    # Every item takes a byte at least: with more items than bytes, some are not there.
-    p = read_size(p, end, count)
-    return p if p != NULL and count[0] else NULL
-
-
-cdef inline bint is_ascii(Place p, Py_ssize_t size) noexcept:
-    cdef uint64_t eight, found = 0
-    while size >= 8:
-        memcpy(&eight, p, 8)
-        found |= eight
-        p += 8
-        size -= 8
-    while size:
-        found |= p[0]
-        p += 1
-        size -= 1
-    return not found & HIGH_BITS
 
 
 cdef object text(Place p, Py_ssize_t size):

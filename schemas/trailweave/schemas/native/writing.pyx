@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 from trailweave.schemas.native.layout cimport (
     BOOLEAN, BYTES, DOUBLE, ENUM, INT, LONG, MAP, NULLABLE, RECORD, STRING, Layout, Node
 )
+from trailweave.schemas.native.values cimport VARINT_BYTES_MAX, put_varint
 
 from trailweave.schemas.compiled_write import Items
 
@@ -63,15 +64,10 @@ cdef class Writer:
         return 0
 
     cdef inline int _put_number(self, int64_t number) except -1:
-        cdef uint64_t left = (<uint64_t> number << 1) ^ <uint64_t> (number >> 63)
-        if self.size + 10 > self.room:
-            self._grow(10)
-        while left > 127:
-            self.out[self.size] = <unsigned char> (left & 127 | 128)
-            self.size += 1
-            left >>= 7
-        self.out[self.size] = <unsigned char> left
-        self.size += 1
+        cdef uint64_t zigzag = (<uint64_t> number << 1) ^ <uint64_t> (number >> 63)
+        if self.size + VARINT_BYTES_MAX > self.room:
+            self._grow(VARINT_BYTES_MAX)
+        self.size = put_varint(self.out + self.size, zigzag) - self.out
         return 0
 
     cdef bint _write(self, int at, value) except -1:
