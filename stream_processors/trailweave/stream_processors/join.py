@@ -4,8 +4,9 @@ Order of effects in a step, and what a crash between them does:
 
 1. fold a batch into memory                 crash: nothing was said; the next start reads it again
 2. end the batch: each lane's `Turn`, and the sessions that close with it
-3. commit the batch before and fold the next one while children close those sessions, and the
-   worker its own share as long as it waits for the broker; without work for children, go on at once
+3. commit the batch before and fold the next one while children close those sessions: while the
+   worker waits for the broker it folds, then closes its own share; without work for children, go
+   on at once
 4. produce the records of the batch         crash: the transaction is aborted by the next start
 5. send the offsets of *all* lanes with it  (also when nothing moved: it fences a zombie)
 6. commit                                   crash: `init_transactions` of the next start settles it
@@ -22,8 +23,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -71,6 +71,8 @@ BACKOFF_MAX_S: Final = 10.0
 SCHEMA_INTERVAL_S: Final = 1.0
 #: While children close a batch, what has come is taken, and no more waited for.
 TAKE_S: Final = 0.01
+#: Messages folded before looking again whether the broker has answered: half a millisecond.
+_FOLD_MESSAGES: Final = 250
 #: Errors of the connection: librdkafka goes on by itself, and nothing was skipped.
 _PASSING: Final = {
     KafkaError._TRANSPORT,
@@ -169,6 +171,8 @@ class JoinWorker:
         self._ask_schemas_at = 0.0
         #: The batch before this one, while children close its sessions.
         self._batch: _Batch | None = None
+        #: The one before that, closed, and what is to be committed of it.
+        self._closed: tuple[_Batch, Work | None] | None = None
         self._transactions: Transactions | None = None
         self._memory = Memory(settings.kafka, settings.held_bytes_max)
         self._recovery = LaneRecovery(
@@ -208,7 +212,7 @@ class JoinWorker:
         # No transaction is open here: a step ends its own before it asks for messages again.
         log.info("lanes %s are revoked", sorted({part.partition for part in parts}))
         self.lanes = {}
-        self._batch = None
+        self._batch = self._closed = None
         self._assigned = None
         self._torn = ""
         self._rebalanced = True
@@ -222,12 +226,13 @@ class JoinWorker:
     @property
     def settled(self) -> bool:
         """Whether everything folded is committed or in open sessions."""
-        return self._batch is None
+        return self._batch is None and self._closed is None
 
     def step(self) -> int:
         """Fold what has come, close what is due, commit; returns the number of events folded.
 
-        What children close is committed by the next step, which folds its own batch meanwhile.
+        What children close is committed by the step after the next: while they are at it, the next
+        one folds its own batch, and commits the one before.
         Raises `Retryable` when Kafka is away (call again), `Fatal` when a person must look.
         """
         try:
@@ -263,7 +268,7 @@ class JoinWorker:
         messages = lane_reader.consume(
             self._consumer,
             self.settings.batch_events_max,
-            self.settings.linger_s if self._batch is None else TAKE_S,
+            self.settings.linger_s if self.settled else TAKE_S,
         )
         self._slot.note(self._consumer)
         if self._torn:
@@ -277,18 +282,15 @@ class JoinWorker:
                 lane_reader.raise_if_fenced("read events", error)
             return 0  # of whichever assignment they are: the rebuild reads them again
         self._listen(messages)
-        folded = self._fold(messages)
         try:
-            last = self._batch
-            before = self._transaction(last) if last is not None else None
+            folded = self._fold_and_commit(messages)
             self._confirmer.poll(self.lanes, self._now_s())
             self._learn()
+            last = self._batch
+            work = self._transaction(last) if last is not None else None
             busy = len(messages) >= self.settings.batch_events_max
             self._batch = self._begin(generation, busy=busy)
-            if before is not None:
-                self._commit(before)
-            if last is not None:
-                self._let_go(last)
+            self._closed = (last, work) if last is not None else None
             if not self._closers.busy:
                 self.settle()
         except Retryable:
@@ -296,6 +298,24 @@ class JoinWorker:
             self._drop_memory()
             raise
         self._gauge()
+        return folded
+
+    def _fold_and_commit(self, messages: list[lane_reader.Fetched]) -> int:
+        """Fold the messages; while the broker takes the batch that is closed, if there is one."""
+        folding, folded = self._folding(messages), 0
+
+        def meanwhile() -> bool:
+            nonlocal folded
+            part = next(folding, None)
+            if part is None:
+                # Of the batch that is being closed, what children were not given.
+                return self._closers.close_one(self._close_here)
+            folded += part
+            return True
+
+        self._commit_closed(meanwhile)
+        folded += sum(folding)
+        self.metrics.events.inc(folded)
         return folded
 
     def _listen(self, messages: list[lane_reader.Fetched]) -> None:
@@ -321,13 +341,19 @@ class JoinWorker:
             lane_reader.raise_if_fenced("read events", error)
 
     def settle(self) -> None:
-        """Commit the batch whose sessions children still close, if there is one."""
+        """Commit what is closed, and the batch whose sessions children still close, if any."""
+        self._commit_closed(lambda: self._closers.close_one(self._close_here))
         if self._batch is not None:
             last, self._batch = self._batch, None
-            work = self._transaction(last)
+            self._closed = last, self._transaction(last)
+            self._commit_closed(lambda: False)
+
+    def _commit_closed(self, meanwhile: Callable[[], bool]) -> None:
+        if self._closed is not None:
+            (batch, work), self._closed = self._closed, None
             if work is not None:
-                self._commit(work)
-            self._let_go(last)
+                self._commit(work, meanwhile)
+            self._let_go(batch)
 
     def _let_go(self, batch: _Batch) -> None:
         """After its commit: what it has put into chunks may leave memory."""
@@ -394,21 +420,23 @@ class JoinWorker:
         ]
         return Work(batch.turns, closings, batch.revisions, batch.chunks, offsets, batch.generation)
 
-    def _fold(self, messages: list[lane_reader.Fetched]) -> int:
-        lanes, index, folded = self.lanes, self._topic_index, 0
-        for message in messages:
-            error = message.error()
-            topic, partition = message.topic(), message.partition()
-            if error is not None:
-                self._read_error(error, message)
-                continue
-            lane, number, offset = lanes[partition], index[topic], message.offset()
-            if offset < lane.positions[number]:
-                continue  # delivered again after a seek of librdkafka's own
-            lane.fold(number, offset, message.timestamp()[1], message.key(), message.value())
-            folded += 1
-        self.metrics.events.inc(folded)
-        return folded
+    def _folding(self, messages: list[lane_reader.Fetched]) -> Iterator[int]:
+        """Folds some at a time; how many those were."""
+        lanes, index = self.lanes, self._topic_index
+        for at in range(0, len(messages), _FOLD_MESSAGES):
+            folded = 0
+            for message in messages[at : at + _FOLD_MESSAGES]:
+                error = message.error()
+                topic, partition = message.topic(), message.partition()
+                if error is not None:
+                    self._read_error(error, message)
+                    continue
+                lane, number, offset = lanes[partition], index[topic], message.offset()
+                if offset < lane.positions[number]:
+                    continue  # delivered again after a seek of librdkafka's own
+                lane.fold(number, offset, message.timestamp()[1], message.key(), message.value())
+                folded += 1
+            yield folded
 
     def _read_error(self, error: KafkaError, message: lane_reader.Fetched) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
@@ -461,18 +489,15 @@ class JoinWorker:
 
     # --- the transaction ---
 
-    def _commit(self, work: Work) -> None:
+    def _commit(self, work: Work, meanwhile: Callable[[], bool]) -> None:
         assert self._transactions is not None
         began = time.monotonic()
         try:
-            # Of the batch that is being closed, what children were not given.
-            delivered = self._transactions.commit(
-                work, lambda: self._closers.close_one(self._close_here)
-            )
+            delivered = self._transactions.commit(work, meanwhile)
         except Retryable:
             self._drop_memory()
             raise
-        self._count(work, time.monotonic() - began)
+        self.metrics.committed(work, time.monotonic() - began)
         for lane, turn in work.turns:
             lane.committed(turn, delivered.sessions_end.get(lane.index, 0))
             self._recovery.committed(lane.index, turn.number)
@@ -483,7 +508,7 @@ class JoinWorker:
 
     def _drop_memory(self) -> None:
         self.lanes = {}
-        self._batch = None
+        self._batch = self._closed = None
         self._transactions = None
         self._rebalanced = True
 
@@ -492,7 +517,7 @@ class JoinWorker:
         assigned = sorted(self._assigned or ())
         self.metrics.recoveries.inc()
         self.lanes = {}
-        self._batch = None
+        self._batch = self._closed = None
         settings = self.settings
         self._transactions = Transactions(settings.kafka, settings.group, settings.slot, self._stop)
         began = time.monotonic()
@@ -517,23 +542,6 @@ class JoinWorker:
         )
 
     # --- figures and the end ---
-
-    def _count(self, work: Work, seconds: float) -> None:
-        metrics, closings = self.metrics, [closing for _, closing in work.closings]
-        metrics.transaction_s.observe(seconds)
-        # Added up first: a labelled counter costs more than all else here.
-        closed = Counter((closing.kind, closing.close_reason) for closing in closings)
-        for labels, count in closed.items():
-            metrics.closed.labels(*labels).inc(count)
-        metrics.duplicates.inc(sum(closing.duplicates for closing in closings))
-        metrics.chunks.inc(len(work.chunks))
-        metrics.revisions.inc(len(work.revisions))
-        for rule in (rule for closing in closings for rule, _ in closing.findings):
-            metrics.findings.labels(rule).inc()
-        refused = [closing.refused for closing in closings]
-        refused += [turn.refused for _, turn in work.turns]
-        for code in (record.reason.code for records in refused for record in records):
-            metrics.dead_letters.labels(code).inc()
 
     def _gauge(self) -> None:
         self.metrics.closers.set(self._closers.ready)

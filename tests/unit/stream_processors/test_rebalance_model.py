@@ -15,13 +15,8 @@ import pytest
 from hypothesis import settings
 from trailweave.schemas.errors import Fatal
 
-from tests.unit.stream_processors.test_recovery_model import (
-    Broker,
-    Rules,
-    Run,
-    Transaction,
-    WrongError,
-)
+from tests.unit.stream_processors.recovery_world import Broker
+from tests.unit.stream_processors.test_recovery_model import Rules, Run, Transaction, WrongError
 
 pytestmark = pytest.mark.simulation
 
@@ -130,7 +125,7 @@ class Cluster:
         works: dict[int, Transaction] = {}
         try:
             for index, run in worker.lanes.items():
-                rest = run.fold()
+                rest = run.fold(list(run.batch()))
                 run.confirm()
                 works[index] = run.begin(rest)
                 run.finish(works[index])

@@ -12,10 +12,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Final
 from unittest.mock import patch
 
@@ -43,10 +41,17 @@ from tests.unit.stream_processors.builders import (
     FOLD_DECODER,
     TOPICS,
     WHOLE_DECODER,
-    Trace,
     as_stored,
     places,
     source,
+)
+from tests.unit.stream_processors.recovery_world import (
+    Broker,
+    Headers,
+    Offsets,
+    Place,
+    Stored,
+    pool,
 )
 
 pytestmark = pytest.mark.simulation
@@ -62,11 +67,6 @@ PROMOTE_MS: Final = 3
 #: What a rule says of a chain has no part in this.
 NO_RULES: Final = RulesConfig(off=frozenset(rule.name for rule in RULES))
 HUGE: Final = 1 << 40
-
-Place = tuple[int, int]
-Stored = tuple[int, bytes, bytes]
-Headers = dict[str, bytes]
-Offsets = list[tuple[str, int, str | None]]
 
 
 class WrongError(AssertionError):
@@ -91,56 +91,6 @@ class Rules:
     heed_the_cuts_of_chunks: bool = True
     check_newest: Callable[..., None] = recovery.check_newest
     check_cuts: Callable[..., None] = recovery.check_cuts
-
-
-@cache
-def pool() -> list[tuple[int, bytes, bytes]]:
-    """(topic, key, value) of all that arrives: few traces, so that they come again and again."""
-    found: list[tuple[int, bytes, bytes]] = []
-    for letter in "ab":
-        for tenant in ("t", "u"):
-            trace = Trace(letter * 32, tenant)
-            made = [
-                trace.event("session_started"),
-                trace.event("prompt_submitted"),
-                trace.event("tool_requested", call_id="c"),
-                trace.event("tool_executed", call_id="c"),
-                trace.event("approval_requested", approval_id="x", expires_at=9_000),
-                trace.event("approval_decided", approval_id="x"),
-                trace.event("credential_used"),
-                trace.event("downstream_observed"),
-                trace.ended(),
-                trace.ended({"agent-1": 3}),
-            ]
-            found += [(event.topic, event.key, event.value) for event in made]
-            last = made[-1]
-            unknown = last.value[:2] + b"newer!!!" + last.value[10:]
-            found.append((last.topic, last.key, last.value[:-1]))
-            found.append((last.topic, last.key, unknown))
-    found.append((2, b"k", b"garbage"))
-    found.append((1, b"wrong", found[2][2]))
-    return found
-
-
-@dataclass
-class Broker:
-    """What outlives a crash. None stands for a marker or an aborted record: never delivered."""
-
-    inputs: list[list[Stored | None]] = field(default_factory=lambda: [[] for _ in TOPICS])
-    sessions: list[Headers | None] = field(default_factory=list)
-    #: The chunks that a compaction leaves at least.
-    chunks: dict[bytes, Record] = field(default_factory=dict)
-    committed: Offsets = field(default_factory=lambda: [(topic, -1, None) for topic in TOPICS])
-    taken: Counter[Place] = field(default_factory=Counter)
-    evidence: set[Place] = field(default_factory=set)
-    now_ms: int = 1
-    #: What a recovery has to bring back: the lane as the last commit left it.
-    after: tuple[object, ...] | None = None
-    #: Offsets of earlier commits: a broker that comes back may answer with them.
-    older: list[Offsets] = field(default_factory=list)
-    #: Dead letters of no session, and whether older offsets were believed once: they come twice.
-    alone: set[Place] = field(default_factory=set)
-    went_back: bool = False
 
 
 Sessions = dict[bytes, tuple[object, ...]]
@@ -178,8 +128,9 @@ class Run:
         self.chance = chance if isinstance(chance, random.Random) else random.Random(chance)
         self.rules = rules
         self.broker = broker or Broker()
-        #: A batch whose sessions the children close.
+        #: A batch whose sessions the children close, and one that is closed and not committed.
         self.ahead: Transaction | None = None
+        self.closed: Transaction | None = None
         self.lane = self.recovered()
 
     def play(self) -> None:
@@ -225,26 +176,47 @@ class Run:
                 yield topic, offset, record
 
     def step(self) -> None:
-        rest = self.fold()
+        rest = self.fold_and_commit()
+        if rest is None:
+            return  # of what was begun nothing is left
         before, self.ahead = self.ahead, None
         if before is not None:
             self.finish(before)
         self.confirm()
         work = self.begin(rest)
-        if before is not None:
-            if not self.rules.prepare_before_the_next_closings:
-                self.prepare(before)
-            if not self.transact(before):
-                return  # of what was begun nothing is left
+        if before is not None and not self.rules.prepare_before_the_next_closings:
+            self.prepare(before)
+        self.closed, self.ahead = before, work
         if self.chance.random() < 0.5:
-            self.ahead = work
-        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """The children have nothing to do: all is committed at once."""
+        closed, self.closed = self.closed, None
+        if closed is not None and not self.transact(closed):
+            return
+        work, self.ahead = self.ahead, None
+        if work is not None:
             self.finish(work)
             self.transact(work)
 
-    def fold(self) -> list[tuple[int, int, Stored]]:
-        """Fold a batch, or what a control folds of it before the closings; the rest."""
+    def fold_and_commit(self) -> list[tuple[int, int, Stored]] | None:
+        """Fold a batch, and somewhere in it commit the one that is closed; None after a crash."""
+        found, (closed, self.closed) = self.fold_some(), (self.closed, None)
+        if closed is not None and not self.transact(closed):
+            return None
+        return self.fold(found)
+
+    def fold_some(self) -> list[tuple[int, int, Stored]]:
+        """Fold the beginning of a batch; the rest."""
         found = list(self.batch())
+        middle = self.chance.randint(0, len(found) // 2)
+        for topic, offset, record in found[:middle]:
+            self.lane.fold(topic, offset, *record)
+        return found[middle:]
+
+    def fold(self, found: list[tuple[int, int, Stored]]) -> list[tuple[int, int, Stored]]:
+        """Fold these, or what a control folds of them before the closings; the rest."""
         middle = len(found) if self.rules.close_after_the_batch else len(found) // 2
         for topic, offset, record in found[:middle]:
             self.lane.fold(topic, offset, *record)
@@ -344,9 +316,13 @@ class Run:
             # The commit was applied, and its reply never came: or came, and then the end.
             if not self.rules.believe_the_offsets:
                 self.broker.committed = before
-            self.lane = self.recovered()
+            self.begin_anew()
             return False
         return True
+
+    def begin_anew(self) -> None:
+        self.ahead = self.closed = None
+        self.lane = self.recovered()
 
     def persist(self, work: Transaction) -> None:
         """What a commit does in the broker."""
@@ -385,7 +361,7 @@ class Run:
     def crash_before_the_commit(self, work: Transaction) -> bool:
         self.abort(work)
         if self.rules.forget_after_abort:
-            self.lane = self.recovered()
+            self.begin_anew()
             return False
         self.lane.committed(work.turn, 0)
         return True
@@ -466,7 +442,8 @@ class Run:
         """Whether all that arrived is read, closed and committed."""
         logs = zip(self.broker.inputs, self.lane.positions, strict=True)
         unread = any(any(log[start:]) for log, start in logs)
-        return self.ahead is None and not self.lane.sessions and not unread
+        settled = self.ahead is None and self.closed is None
+        return settled and not self.lane.sessions and not unread
 
     def drain(self) -> None:
         """No more arrives, and all is read and closed; a crash is still possible in between."""
