@@ -15,7 +15,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -37,6 +37,7 @@ from trailweave.schemas.garbage import rare_collections
 from trailweave.sinks import clickhouse
 from trailweave.sinks.load import LoadSettings, LoadWorker
 from trailweave.sinks.load_build import Builder, Insert, Record, Source
+from trailweave.sinks.rows import Layout
 from trailweave.sinks.tables import PROFILES
 from trailweave.stream_processors import verdict
 from trailweave.stream_processors.join import JoinSettings, JoinWorker
@@ -230,10 +231,11 @@ def _count(client: Any, table: str) -> int:
         raise
 
 
-def clickhouse_alone(address: str, dsn: str, total: int) -> list[float]:
+def clickhouse_alone(address: str, dsn: str, total: int) -> dict[str, float]:
     """Rows per second at which ClickHouse takes the same rows from ready-made containers.
 
-    By the number of inserts at once: one, and as many as the load worker has.
+    Of raw Avro records one at a time; and of what the load makes of them where it is compiled, one
+    at a time and as many as the worker has at once.
     """
     inserts: list[Insert] = []
     builder = Builder()
@@ -241,25 +243,35 @@ def clickhouse_alone(address: str, dsn: str, total: int) -> list[float]:
         source = Source(topic, "11111111-2222-3333-4444-555555555555", partition)
         for at in range(0, len(records), ROWS):
             inserts += builder.build(source, records[at : at + ROWS]).inserts
-    rates = []
+    made = [insert.whole() for insert in inserts]
+    for insert in inserts:
+        insert.give_up_columns()
+    avro = [insert.whole() for insert in inserts]
+    ways = {
+        "clickhouse_avro_rows_per_s": (avro, 1),
+        "clickhouse_one_rows_per_s": (made, 1),
+        "clickhouse_rows_per_s": (made, Load().inserts_at_once),
+    }
+    rates = {}
     with closing(clickhouse.connect(dsn)) as client:
-        for at_once in (1, Load().inserts_at_once):
-            client.command(f"CREATE DATABASE alone_{at_once}")
-            own = f"{dsn.rpartition('/')[0]}/alone_{at_once}"
+        for name, (containers, at_once) in ways.items():
+            client.command(f"CREATE DATABASE {name}")
+            own = f"{dsn.rpartition('/')[0]}/{name}"
             with closing(clickhouse.connect(own)) as other:
                 clickhouse.apply_tables(other, PROFILES["ai_act"])
-                rates.append(total / _insert_all(inserts, own, at_once))
+                rates[name] = total / _insert_all(containers, own, at_once)
                 assert _count(other, "events") == total
     return rates
 
 
-def _insert_all(inserts: list[Insert], dsn: str, at_once: int) -> float:
+def _insert_all(containers: list[tuple[Layout, Iterable[bytes]]], dsn: str, at_once: int) -> float:
     """Seconds for all of them, so many at a time."""
-    waiting = iter(enumerate(inserts))
+    waiting = iter(enumerate(containers))
 
     def work(store: clickhouse.Store) -> None:
-        for number, insert in waiting:  # shared: `next` of an enumeration is one step for threads
-            store.insert(*insert.whole(), f"bench-{number}")
+        # Shared: `next` of an enumeration is one step for threads.
+        for number, (layout, pieces) in waiting:
+            store.insert(layout, pieces, f"bench-{number}")
 
     with ExitStack() as stack, ThreadPoolExecutor(at_once) as threads:
         stores = [clickhouse.Store(dsn, 300.0) for _ in range(at_once)]
@@ -326,12 +338,12 @@ def measure(traces: int, per_trace: int) -> dict[str, Any]:
         figures["consume_events_per_s"] = (before + after) / 2
         note(f"loading (join: {figures['join_events_per_s']:,.0f} events/s)")
         figures["load_rows_per_s"] = load(address, dsn, total)
-        one, several = clickhouse_alone(address, dsn, total)
-        figures["clickhouse_one_rows_per_s"], figures["clickhouse_rows_per_s"] = one, several
+        figures |= clickhouse_alone(address, dsn, total)
     note("end to end")
     figures["end_to_end_events_per_s"], figures["end_to_end_s"] = end_to_end(traces, per_trace)
     figures["join_of_consume"] = figures["join_events_per_s"] / figures["consume_events_per_s"]
     loaded = figures["load_rows_per_s"]
+    figures["load_of_clickhouse_avro"] = loaded / figures["clickhouse_avro_rows_per_s"]
     figures["load_of_clickhouse_one"] = loaded / figures["clickhouse_one_rows_per_s"]
     figures["load_of_clickhouse"] = loaded / figures["clickhouse_rows_per_s"]
     figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -350,10 +362,12 @@ ROWS_SHOWN = (
     ("join_cpu_us", "  CPU per event", "µs"),
     ("rules_us", "  all rules, per event", "µs"),
     ("load_rows_per_s", "load into ClickHouse", "rows/s"),
-    ("clickhouse_rows_per_s", "ClickHouse alone, same rows, as many inserts at once", "rows/s"),
-    ("load_of_clickhouse", "  load of that", "ratio"),
-    ("clickhouse_one_rows_per_s", "ClickHouse alone, one insert at a time", "rows/s"),
+    ("clickhouse_avro_rows_per_s", "ClickHouse alone, ready-made Avro of the same rows", "rows/s"),
+    ("load_of_clickhouse_avro", "  load of that", "ratio"),
+    ("clickhouse_one_rows_per_s", "ClickHouse alone, what the load hands over", "rows/s"),
     ("load_of_clickhouse_one", "  load of that", "ratio"),
+    ("clickhouse_rows_per_s", "ClickHouse alone, the same, as many inserts at once", "rows/s"),
+    ("load_of_clickhouse", "  load of that", "ratio"),
     ("end_to_end_events_per_s", "Kafka to queryable chains, both workers", "events/s"),
 )
 
@@ -361,7 +375,7 @@ ROWS_SHOWN = (
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--traces", type=int, default=50_000)
+    parser.add_argument("--traces", type=int, default=100_000)
     parser.add_argument("--events-per-trace", type=int, default=EVENTS_PER_TRACE_MIN)
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     options = parser.parse_args()

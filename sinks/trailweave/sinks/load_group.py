@@ -318,11 +318,13 @@ def _consumer(kafka: Mapping[str, Any], group: str, session_timeout_s: float) ->
     try:
         return Consumer(
             {
-                "queued.max.messages.kbytes": 65_536,
+                # Chains and findings wait behind the events that were fetched before them.
+                "queued.max.messages.kbytes": 16_384,
                 # The default lets a queue that was full run dry for a second.
                 "fetch.queue.backoff.ms": 20,
-                # Polls are quick and batches large: fetch well ahead.
-                "fetch.message.max.bytes": 4_194_304,
+                # Enough for large ranges; and little enough that all partitions, also those that
+                # have few records, find a place in each answer of 50 MB.
+                "fetch.message.max.bytes": 2_097_152,
                 **kafka,
                 "group.id": group,
                 "partition.assignment.strategy": "range",
