@@ -111,6 +111,14 @@ def peers() -> list[Peer]:
     ]
 
 
+def middle(rounds: Sequence[Figures]) -> Figures:
+    """The round in the middle by rate; one that does not count says so for all."""
+    for figures in rounds:
+        if figures.why_not:
+            return figures
+    return sorted(rounds, key=lambda figures: figures.events_per_s)[len(rounds) // 2]
+
+
 def measure(peer: Peer, field: Field) -> Figures:
     """Run one program over all events and check what it wrote."""
     folder = Path(tempfile.mkdtemp(prefix="trailweave-peer-"))

@@ -133,7 +133,7 @@ def chart(result: Json) -> str:
         # A background of its own: the page behind may be dark.
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="12" y="24" font-size="15" fill="#111111">Joined events per second,'
-        f" {result['events']:,} events in one run</text>",
+        f" {result['events']:,} events, the middle of {result['rounds']} rounds</text>",
         '<text x="12" y="44" fill="#555555">Trailweave decodes, judges and hashes; the others only'
         " group bytes. Behind the bars: CPU of an event.</text>",
     ]

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import delays, feed, growth, loads, memory, peers, recovery, report
-from tests.benchmarks.peers import WrongError
+from tests.benchmarks.peers import Figures, WrongError
 from tests.benchmarks.run import consume, hot_path, note
 
 PER_TRACE = 12
@@ -32,23 +33,34 @@ RATES = (1_000, 2_500, 5_000, 10_000, 15_000, 20_000, 30_000, 40_000, 60_000)
 
 
 def measure_peers(options: argparse.Namespace) -> dict[str, Any]:
-    """Every program on the same events, plain consuming before and after."""
+    """Every program on the same events, in several rounds; of each the round in the middle."""
+    rounds = [_round_of_peers(options, number) for number in range(options.rounds)]
+    names = [peer.name for peer in peers.peers()]
+    return {
+        "events": options.traces * PER_TRACE,
+        "carry": options.carry,
+        "rounds": options.rounds,
+        "consume_per_s": statistics.median(consumed for consumed, _ in rounds),
+        "peers": [asdict(peers.middle([found[name] for _, found in rounds])) for name in names],
+    }
+
+
+def _round_of_peers(options: argparse.Namespace, number: int) -> tuple[float, dict[str, Figures]]:
+    """Plain consuming before and after, and the programs: each round begins with another one.
+
+    Whoever is first meets a broker whose code is not compiled yet.
+    """
     with feed.engines(PARTITIONS) as both:
         address = both.kafka.address
         sent = feed.produce(address, feed.sessions(options.traces, PER_TRACE))
         field = peers.Field(address, both.kafka.pid, sent, PER_TRACE, options.carry, PARTITIONS)
         before = consume(address, field.total, "bench-before")
-        found = []
-        for peer in peers.peers():
-            found.append(peers.measure(peer, field))
-            note(f"{found[-1]}")
+        found, turned = {}, peers.peers()
+        for peer in turned[number % len(turned) :] + turned[: number % len(turned)]:
+            found[peer.name] = peers.measure(peer, field)
+            note(f"{found[peer.name]}")
         after = consume(address, field.total, "bench-after")
-    return {
-        "events": field.total,
-        "carry": options.carry,
-        "consume_per_s": (before + after) / 2,
-        "peers": [asdict(figures) for figures in found],
-    }
+    return (before + after) / 2, found
 
 
 def measure_loads(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,6 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=USUAL)
     parser.add_argument("--traces", type=int, default=30_000, help="of peers and loads")
+    parser.add_argument("--rounds", type=int, default=3, help="of peers")
     parser.add_argument("--carry", choices=("bytes", "ids"), default="bytes")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each rate of delays")
     parser.add_argument("--held", type=int, nargs="+", default=[100_000], help="of recovery")

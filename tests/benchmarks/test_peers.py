@@ -50,7 +50,7 @@ def test_what_does_not_count_stands_in_the_table_with_its_reason_and_not_in_the_
     figures = {"cpu_us": 10.0, "broker_cpu_us": 2.0, "peak_mb": 100.0}
     ran = figures | {"name": "Trailweave", "events_per_s": 1000.0, "why_not": ""}
     not_run = figures | {"name": "Other", "events_per_s": 0.0, "why_not": "not run: no JDK"}
-    result = {"events": 12, "consume_per_s": 10_000.0, "peers": [ran, not_run]}
+    result = {"events": 12, "rounds": 3, "consume_per_s": 10_000.0, "peers": [ran, not_run]}
     busy = {"load_before": 0.5, "load_after": 1.0, "machine": "two cores"}
 
     lines = table("peers", result | busy)

@@ -78,7 +78,7 @@ class Join:
     look_every_s: float = 2.0
     #: Of events that open sessions hold in memory; above it the largest are left to their chunks.
     held_bytes_max: int = 536_870_912
-    batch_events_max: int = 20_000
+    batch_events_max: int = 30_000
     linger_s: float = 0.25
     session_timeout_s: float = 10.0
     #: Child processes that share the closing of sessions; 0: none.

@@ -94,7 +94,7 @@ class JoinSettings:
     times: ClosingTimes = field(default_factory=ClosingTimes)
     rules: RulesConfig = field(default_factory=RulesConfig)
     #: Larger batches cost memory, smaller ones commits (10 to 20 ms each).
-    batch_events_max: int = 20_000
+    batch_events_max: int = 30_000
     #: What a session has held for longer goes to chunks: a recovery replays about so much input.
     promote_s: float = 60.0
     #: A session is looked at before its close so often at the most.
@@ -291,7 +291,7 @@ class JoinWorker:
             busy = len(messages) >= self.settings.batch_events_max
             self._batch = self._begin(generation, busy=busy)
             self._closed = (last, work) if last is not None else None
-            if not self._closers.busy:
+            if not busy and not self._closers.busy:
                 self.settle()
         except Retryable:
             # Sessions may be closed by now whose records are lost with the list of them.
