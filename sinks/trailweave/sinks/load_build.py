@@ -303,9 +303,8 @@ def _kinds() -> dict[bytes, bytes]:
 
 def _event_row(prefix: bytes, kind: bytes, record: Record, start: int) -> bytes:
     time = number(max(0, record.recorded_at))
-    return rows.event_block(
-        prefix + number(record.offset) + time + kind, record.value or b"", start
-    )
+    columns_ = prefix + number(record.offset) + time + kind
+    return rows.event_block(columns_, record.value or b"", start)
 
 
 def period_of(table: str, recorded_at_ms: int) -> int:
