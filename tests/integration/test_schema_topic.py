@@ -51,7 +51,10 @@ def _create(kafka: str, name: str) -> None:
             if time.monotonic() > deadline:
                 raise
         else:
-            return
+            break
+    # The controller has it; the broker says so a moment later, on a busy machine.
+    while name not in admin.list_topics(timeout=TIMEOUT_S).topics:
+        assert time.monotonic() < deadline
 
 
 @pytest.fixture
