@@ -67,16 +67,25 @@ def states(pipeline: Pipeline, trace: Trace) -> dict[str, str]:
 
 
 def arrived(pipeline: Pipeline, trace: Trace, parts: int) -> None:
-    """Every part of the session is stored, and every event of it."""
+    """Every part of the session is stored, every event of it, and every finding that a part names:
+    each comes by a topic of its own.
+    """
 
     def stored() -> bool:
         here = chains(pipeline, trace)
+        (missing,) = pipeline.rows(
+            "SELECT count() AS findings FROM"
+            " (SELECT arrayJoin(findings).finding_id AS id FROM chains"
+            " WHERE trace_id = {trace:String}) WHERE id NOT IN"
+            " (SELECT finding_id FROM findings WHERE trace_id = {trace:String})",
+            trace=trace.trace_id,
+        )
         (row,) = pipeline.rows(
             "SELECT count() AS rows FROM events WHERE trace_id = {trace:String}",
             trace=trace.trace_id,
         )
         taken = sum(part["events"] for part in here if part["w"] == "join")
-        return len(here) == parts and row["rows"] == taken
+        return len(here) == parts and row["rows"] == taken and not missing["findings"]
 
     wait_until(stored, DEADLINE_S)
 
