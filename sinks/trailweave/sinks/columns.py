@@ -21,22 +21,19 @@ except ImportError:  # a checkout, or a wheel that was built without a C compile
 if TYPE_CHECKING:
     from trailweave.sinks.native_columns import Columns, Plan
 
-#: Columns that all rows of a partition share, those that each row has of its own beside its fields,
-#: and what is left to the defaults of the table.
-_SHARED: Final = ("topic", "topic_id", "partition")
-_IN_FRONT: Final = ("offset", "recorded_at")
+#: Columns of one value for all rows, those that a row has beside its fields, and what is left to
+#: the defaults of the table.
+_SHARED: Final = ("topic_id", "partition")
+_IN_FRONT: Final = ("topic", "offset", "recorded_at")
 _BEHIND: Final = ("record",)
 _BY_DEFAULT: Final = ("ordinal", "record_hash")
-
-#: Of a LowCardinality column: the format's version, and that its dictionary comes with it.
-_DICTIONARY: Final = struct.pack("<QQ", 1, 0x600)
 
 
 def begin(topic: str) -> "Columns | None":
     """Columns for rows of an event topic; None where nothing was compiled."""
     if native_columns is None:
         return None
-    return native_columns.Columns(_plan(), _frames(topic))
+    return native_columns.Columns(_plan(), topic, _frames(topic))
 
 
 @cache
@@ -46,29 +43,11 @@ def layout() -> rows.Layout:
     return rows.Layout("events", rows.current_events().part, names, b"", "Native")
 
 
-def block(columns: "Columns", topic: str, topic_id: str, partition: int) -> list[bytes]:
+def block(columns: "Columns", topic_id: str, partition: int) -> list[bytes]:
     """The bytes behind the statement of `layout`, in pieces."""
-    shared = (
-        _one_term(topic, columns.rows),
-        _uuid(topic_id) * columns.rows,
-        struct.pack("<i", partition) * columns.rows,
-    )
+    shared = (_uuid(topic_id) * columns.rows, struct.pack("<i", partition) * columns.rows)
     kinds = [_stored()[name].type for name in _SHARED]
     return columns.block(list(zip(_SHARED, kinds, shared, strict=True)))
-
-
-def _one_term(term: str, rows_: int) -> bytes:
-    """One text in all rows of a LowCardinality column."""
-    numbers = bytes(rows_)
-    return b"".join(
-        (
-            _DICTIONARY,
-            struct.pack("<Q", 1),
-            native_columns.text(term),
-            struct.pack("<Q", rows_),
-            numbers,
-        )
-    )
 
 
 def _uuid(value: str) -> bytes:

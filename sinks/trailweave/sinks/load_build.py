@@ -110,8 +110,7 @@ class ByColumn:
 
     def block(self) -> list[bytes]:
         """For `columns.layout`."""
-        source = self.source
-        return columns.block(self.columns, source.topic, source.topic_id, source.partition)
+        return columns.block(self.columns, self.source.topic_id, self.source.partition)
 
     def rows(self) -> list[bytes]:
         """For `rows.current_events`."""

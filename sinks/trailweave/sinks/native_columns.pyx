@@ -11,17 +11,18 @@ import os
 from cpython.bytes cimport (
     PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 )
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from trailweave.schemas.native.buffer cimport Buffer, as_bytes, put, put_number
 from trailweave.schemas.native.layout cimport (
     ARRAY, BOOLEAN, BYTES, DOUBLE, ENUM, INT, LONG, NULLABLE, RECORD, STRING, Kind, Layout, Node,
     Place
 )
 from trailweave.schemas.native.reading cimport skip, skip_text
 from trailweave.schemas.native.values cimport (
-    VARINT_BYTES_MAX, put_varint, read_count, read_number, read_size
+    VARINT_BYTES_MAX, is_trace_id, put_varint, read_count, read_number, read_size
 )
 
 from trailweave.schemas.codec import TENANT_BYTES_MAX
@@ -74,45 +75,13 @@ cdef dict _KINDS = {
 }
 
 
-# --- bytes that grow -----------------------------------------------------------------------------
-
-
-cdef struct Buffer:
-    unsigned char* at
-    size_t size
-    size_t room
-
-
-cdef int grow(Buffer* buffer, size_t more) except -1:
-    cdef size_t room = 2 * (buffer.size + more) + 64
-    cdef unsigned char* grown = <unsigned char*> PyMem_Realloc(buffer.at, room)
-    if grown == NULL:
-        raise MemoryError
-    buffer.at, buffer.room = grown, room
-    return 0
-
-
-cdef inline int put(Buffer* buffer, const void* data, size_t size) except -1:
-    if buffer.size + size > buffer.room:
-        grow(buffer, size)
-    memcpy(buffer.at + buffer.size, data, size)
-    buffer.size += size
-    return 0
-
-
 cdef inline int put_byte(Buffer* buffer, unsigned char byte) except -1:
     return put(buffer, &byte, 1)
 
 
 cdef inline int put_text(Buffer* buffer, const void* data, size_t size) except -1:
-    if buffer.size + VARINT_BYTES_MAX > buffer.room:
-        grow(buffer, VARINT_BYTES_MAX)
-    buffer.size = put_varint(buffer.at + buffer.size, size) - buffer.at
+    put_number(buffer, size)
     return put(buffer, data, size)
-
-
-cdef bytes as_bytes(Buffer* buffer):
-    return PyBytes_FromStringAndSize(<char*> buffer.at, buffer.size)
 
 
 # --- terms: the different texts of a column, numbered from '' ------------------------------------
@@ -245,12 +214,13 @@ cdef class Plan:
     cdef int* kind_node
     cdef int* kind
     cdef int count
-    cdef readonly dict numbers
+    cdef dict numbers
 
     def __init__(self, types, columns):
         """`types`: name -> (schema, {path: column}); `columns`: (name, type) of each.
 
-        The first two columns are the offset and the broker's time, the last one is the record.
+        The first three columns are the topic, the offset and the broker's time, the last one is
+        the record.
         Raises `TypeError` for a field of a type that does not go into its column.
         """
         cdef int number
@@ -336,6 +306,7 @@ cdef class Columns:
 
     cdef readonly Py_ssize_t rows
     cdef Plan plan
+    cdef bytes topic
     cdef Column* columns
     cdef int count
     #: The framings of what is taken: (bytes, type).
@@ -345,17 +316,18 @@ cdef class Columns:
     cdef int kind_node
     cdef int kind
 
-    def __init__(self, Plan plan not None, list frames not None):
-        """`frames`: the bytes in front of an event, and the name of its type."""
+    def __init__(self, Plan plan not None, str topic not None, list frames not None):
+        """`frames`: the bytes in front of an event of the topic, and the name of its type."""
         cdef int number
-        self.plan, self.count = plan, len(plan.columns)
+        self.plan, self.topic, self.count = plan, topic.encode(), len(plan.columns)
         self.frames = [(frame, plan.numbers[name]) for frame, name in frames]
         self.columns = <Column*> PyMem_Calloc(self.count, sizeof(Column))
         if self.columns == NULL:
             raise MemoryError
         for number in range(self.count):
             self.columns[number].form = <Form> <int> plan.forms[number]
-            begin_terms(&self.columns[number].terms)
+            if self.columns[number].form == TERM or self.columns[number].form == TERMS:
+                begin_terms(&self.columns[number].terms)
 
     def __dealloc__(self):
         cdef int number
@@ -411,8 +383,13 @@ cdef class Columns:
         if self._put(layout, layout.root, p, end) != end:
             self._take_back()
             return False
-        self._put_number(&self.columns[0], offset)
-        self._put_number(&self.columns[1], recorded_ms)
+        self._put_text(
+            &self.columns[0],
+            <Place> PyBytes_AS_STRING(self.topic),
+            PyBytes_GET_SIZE(self.topic),
+        )
+        self._put_number(&self.columns[1], offset)
+        self._put_number(&self.columns[2], recorded_ms)
         put_text(&self.columns[self.count - 1].values, base, size)
         self.columns[self.count - 1].rows += 1
         self._fill()
@@ -611,7 +588,7 @@ cdef class Columns:
 cdef bint is_head(Place p, Place end, key) noexcept:
     """Whether the record begins as an event does, and the Kafka key is its trace id."""
     cdef Py_ssize_t at
-    cdef unsigned char seen = 0, digit
+    cdef unsigned char seen = 0
     if end - p <= TENANT_AT or PyBytes_GET_SIZE(key) != TRACE_ID_BYTES:
         return False
     if p[0] != 72 or p[37] != 64 or p[TENANT_AT] > 2 * _TENANT_BYTES_MAX:
@@ -620,13 +597,7 @@ cdef bint is_head(Place p, Place end, key) noexcept:
         return False
     for at in range(1, TRACE_ID_AT):
         seen |= p[at]
-    if seen & 128:
-        return False
-    for at in range(TRACE_ID_AT, TENANT_AT):
-        digit = p[at]
-        if not (48 <= digit <= 57 or 97 <= digit <= 102):
-            return False
-    return True
+    return not seen & 128 and is_trace_id(p + TRACE_ID_AT, TRACE_ID_BYTES)
 
 
 cdef list terms_of(Column* column):
@@ -656,7 +627,7 @@ cdef bytes varint(uint64_t number):
     return PyBytes_FromStringAndSize(<char*> out, put_varint(out, number) - out)
 
 
-cpdef bytes text(str value):
+cdef bytes text(str value):
     """As the format has it: its size, and its bytes."""
     data = value.encode()
     return varint(len(data)) + data

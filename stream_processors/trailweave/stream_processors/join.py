@@ -5,8 +5,8 @@ Order of effects in a step, and what a crash between them does:
 1. fold a batch into memory                 crash: nothing was said; the next start reads it again
 2. end the batch: each lane's `Turn`, and the sessions that close with it
 3. commit the batch before and fold the next one while children close those sessions: while the
-   worker waits for the broker it folds, then closes its own share; without work for children, go
-   on at once
+   worker waits for the broker it folds, then closes its own share; without work for children or
+   a full batch behind it, go on at once
 4. produce the records of the batch         crash: the transaction is aborted by the next start
 5. send the offsets of *all* lanes with it  (also when nothing moved: it fences a zombie)
 6. commit                                   crash: `init_transactions` of the next start settles it

@@ -19,7 +19,7 @@ from libc.string cimport memcmp, memcpy
 from trailweave.schemas.native.hashing cimport sha256
 from trailweave.schemas.native.layout cimport Place
 from trailweave.schemas.native.reading cimport Reader
-from trailweave.schemas.native.values cimport VARINT_BYTES_MAX, put_varint
+from trailweave.schemas.native.values cimport VARINT_BYTES_MAX, is_trace_id, put_varint
 
 from trailweave.stream_processors.lanes import OFFSET_BITS, OFFSET_MASK
 
@@ -100,14 +100,6 @@ cdef inline unsigned char* put_number(unsigned char* out, int64_t number) noexce
 cdef inline unsigned char* put(unsigned char* out, bytes data) noexcept:
     memcpy(out, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
     return out + PyBytes_GET_SIZE(data)
-
-
-cdef bint is_trace_id(Place key, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t at
-    for at in range(size):
-        if not (c"0" <= key[at] <= c"9" or c"a" <= key[at] <= c"f"):
-            return False
-    return size == 32
 
 
 cdef class _Type:

@@ -202,25 +202,25 @@ class Run:
 
     def fold_and_commit(self) -> list[tuple[int, int, Stored]] | None:
         """Fold a batch, and somewhere in it commit the one that is closed; None after a crash."""
-        found, (closed, self.closed) = self.fold_some(), (self.closed, None)
+        found = list(self.batch())
+        rest = self.fold_first(found, self.chance.randint(0, len(found) // 2))
+        closed, self.closed = self.closed, None
         if closed is not None and not self.transact(closed):
             return None
-        return self.fold(found)
-
-    def fold_some(self) -> list[tuple[int, int, Stored]]:
-        """Fold the beginning of a batch; the rest."""
-        found = list(self.batch())
-        middle = self.chance.randint(0, len(found) // 2)
-        for topic, offset, record in found[:middle]:
-            self.lane.fold(topic, offset, *record)
-        return found[middle:]
+        return self.fold(rest)
 
     def fold(self, found: list[tuple[int, int, Stored]]) -> list[tuple[int, int, Stored]]:
         """Fold these, or what a control folds of them before the closings; the rest."""
-        middle = len(found) if self.rules.close_after_the_batch else len(found) // 2
-        for topic, offset, record in found[:middle]:
+        all_of_it = self.rules.close_after_the_batch
+        return self.fold_first(found, len(found) if all_of_it else len(found) // 2)
+
+    def fold_first(
+        self, found: list[tuple[int, int, Stored]], count: int
+    ) -> list[tuple[int, int, Stored]]:
+        """Fold so many; the rest."""
+        for topic, offset, record in found[:count]:
             self.lane.fold(topic, offset, *record)
-        return found[middle:]
+        return found[count:]
 
     def confirm(self) -> None:
         """The broker answers for some topics, as of a moment that may have passed by."""

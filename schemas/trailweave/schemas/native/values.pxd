@@ -68,3 +68,12 @@ cdef inline unsigned char* put_varint(unsigned char* out, uint64_t left) noexcep
         left >>= 7
     out[0] = <unsigned char> left
     return out + 1
+
+
+cdef inline bint is_trace_id(Place p, Py_ssize_t size) noexcept:
+    """32 lower-case hex digits."""
+    cdef Py_ssize_t at
+    for at in range(size):
+        if not (c"0" <= p[at] <= c"9" or c"a" <= p[at] <= c"f"):
+            return False
+    return size == 32

@@ -1,24 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """A writer of one Avro schema: what `compiled_write` does, faster; see the package."""
 
-from cpython.bytes cimport (
-    PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_CheckExact, PyDict_GetItem, PyDict_Next, PyDict_Size
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.list cimport PyList_CheckExact
 from cpython.long cimport PyLong_CheckExact
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Free
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy
 
+from trailweave.schemas.native.buffer cimport Buffer, as_bytes, put, put_number
 from trailweave.schemas.native.layout cimport (
     BOOLEAN, BYTES, DOUBLE, ENUM, INT, LONG, MAP, NULLABLE, RECORD, STRING, Layout, Node
 )
-from trailweave.schemas.native.values cimport VARINT_BYTES_MAX, put_varint
 
 from trailweave.schemas.compiled_write import Items
 
@@ -31,44 +28,23 @@ cdef class Writer:
     """record, bytes to put in front -> prefix + the record's encoding, or None: see the module."""
 
     cdef Layout layout
-    cdef unsigned char* out
-    cdef Py_ssize_t size
-    cdef Py_ssize_t room
+    cdef Buffer out
 
     def __init__(self, schema):
         self.layout = Layout(schema)
 
     def __dealloc__(self):
-        PyMem_Free(self.out)
+        PyMem_Free(self.out.at)
 
     def __call__(self, record, bytes prefix not None):
-        self.size = 0
-        self._put(PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
+        self.out.size = 0
+        put(&self.out, PyBytes_AS_STRING(prefix), PyBytes_GET_SIZE(prefix))
         if not self._write(self.layout.root, record):
             return None
-        return PyBytes_FromStringAndSize(<char*> self.out, self.size)
-
-    cdef int _grow(self, Py_ssize_t more) except -1:
-        cdef Py_ssize_t room = 2 * (self.size + more) + 1024
-        cdef unsigned char* grown = <unsigned char*> PyMem_Realloc(self.out, room)
-        if grown == NULL:
-            raise MemoryError
-        self.out, self.room = grown, room
-        return 0
-
-    cdef inline int _put(self, const char* data, Py_ssize_t size) except -1:
-        if self.size + size > self.room:
-            self._grow(size)
-        memcpy(self.out + self.size, data, size)
-        self.size += size
-        return 0
+        return as_bytes(&self.out)
 
     cdef inline int _put_number(self, int64_t number) except -1:
-        cdef uint64_t zigzag = (<uint64_t> number << 1) ^ <uint64_t> (number >> 63)
-        if self.size + VARINT_BYTES_MAX > self.room:
-            self._grow(VARINT_BYTES_MAX)
-        self.size = put_varint(self.out + self.size, zigzag) - self.out
-        return 0
+        return put_number(&self.out, (<uint64_t> number << 1) ^ <uint64_t> (number >> 63))
 
     cdef bint _write(self, int at, value) except -1:
         """Whether the value is of the node's type."""
@@ -96,19 +72,19 @@ cdef class Writer:
         if node.kind == BOOLEAN:
             if value is not True and value is not False:
                 return False
-            self._put(b"\1" if value is True else b"\0", 1)
+            put(&self.out, b"\1" if value is True else b"\0", 1)
             return True
         if node.kind == BYTES:
             if not PyBytes_CheckExact(value):
                 return False
             self._put_number(PyBytes_GET_SIZE(value))
-            self._put(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+            put(&self.out, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
             return True
         if node.kind == DOUBLE:
             if not PyFloat_CheckExact(value):
                 return False
             real = PyFloat_AS_DOUBLE(value)
-            self._put(<char*> &real, 8)
+            put(&self.out, <char*> &real, 8)
             return True
         if node.kind == RECORD:
             return PyDict_CheckExact(value) and self._write_record(node, value)
@@ -124,7 +100,7 @@ cdef class Writer:
         except UnicodeEncodeError:
             return False
         self._put_number(size)
-        self._put(data, size)
+        put(&self.out, data, size)
         return True
 
     cdef bint _write_number(self, value, bint short) except -1:
@@ -161,7 +137,7 @@ cdef class Writer:
 
     cdef bint _write_array(self, int inner, items) except -1:
         if type(items) is Items:
-            self._put(PyBytes_AS_STRING(items), PyBytes_GET_SIZE(items))
+            put(&self.out, PyBytes_AS_STRING(items), PyBytes_GET_SIZE(items))
         elif PyList_CheckExact(items) or PyTuple_CheckExact(items):
             if len(items):
                 self._put_number(len(items))
