@@ -24,10 +24,12 @@ from trailweave.schemas.errors import Fatal, Retryable
 from trailweave.schemas.examples import example
 from trailweave.schemas.standing import Standing
 from trailweave.sinks import clickhouse as store_edge
-from trailweave.sinks import load, load_group, rows, tables
+from trailweave.sinks import load, load_group, rows
 from trailweave.sinks.load_build import Builder, Record
 from trailweave.sinks.load_group import TOPICS
 from trailweave.sinks.load_plan import Range, Target, token
+
+from tests.integration.event_columns import expected_columns, query_bytes
 
 ENCODER = codec.Encoder()
 TOOLS = "trailweave.tools"
@@ -168,64 +170,6 @@ def test_every_hot_column_of_every_event_type_has_the_events_value(
             if found[name][column] != value
         }
     assert not {name: differences for name, differences in wrong.items() if differences}
-
-
-def query_bytes(client: Any, sql: str) -> list[dict[str, Any]]:
-    """Rows with times as numbers and strings as their bytes, in latin-1."""
-    columns = {c.name: c for c in tables.columns("events") if "." not in c.name}
-
-    def shown(column: tables.Column) -> str:
-        if "DateTime64(6" in column.type:
-            return f"toUnixTimestamp64Micro({column.name}) AS {column.name}"
-        if "DateTime64(3" in column.type:
-            return f"toUnixTimestamp64Milli({column.name}) AS {column.name}"
-        return f"hex({column.name}) AS {column.name}" if column.name == "record" else column.name
-
-    listed = ", ".join(map(shown, columns.values()))
-    made = [dict(row) for row in client.query(sql.replace("*", listed)).named_results()]
-    for row in made:
-        row["record"] = bytes.fromhex(row["record"]).decode("latin-1")
-    return made
-
-
-def expected_columns(name: str, record: dict[str, Any]) -> dict[str, Any]:
-    """What the columns must hold, written down independently of `rows`."""
-    head = {
-        "event_type": name,
-        "topic": events.event_types()[name].topic,
-        "partition": 0,
-        "actor_kind": record["actor"]["kind"],
-        "actor_subject": record["actor"]["subject"],
-        "actor_assurance": record["actor"]["assurance"],
-        "reporter_kind": record["reporter"]["kind"],
-        "reporter_subject": record["reporter"]["subject"],
-        "sponsor_subject": (record["sponsor"] or {}).get("subject", ""),
-        "correlation_how": record["correlation"]["how"],
-    }
-    own = dict(record)
-    own["request_id"] = record.get("request_id") or record.get("downstream_request_id")
-    own["approver_subject"] = (record.get("by") or {}).get("subject")
-    own["requester_subject"] = (record.get("requested_by") or {}).get("subject")
-    elsewhere = {*head, "topic_id", "offset", "ordinal", "recorded_at", "record_hash", "record"}
-    for column in tables.columns("events"):
-        if "." in column.name or column.name in elsewhere:
-            continue
-        nothing = None if column.type.startswith("Nullable") else ABSENT[column.type.split("(")[0]]
-        value = own.get(column.name)
-        head[column.name] = nothing if value is None else value
-    return head
-
-
-#: What an absent value is in a column of a type.
-ABSENT: dict[str, Any] = {
-    "DateTime64": 0,
-    "String": "",
-    "LowCardinality": "",
-    "Int64": 0,
-    "Float64": 0.0,
-    "Bool": False,
-    "Array": [],
-}
 
 
 def test_other_records_land_in_their_tables(settings: load.LoadSettings, client: Any) -> None:
@@ -562,34 +506,51 @@ def test_an_orderly_stop_finishes_what_was_read(settings: load.LoadSettings, cli
     assert places(client) == (25, 25)
 
 
+@contextlib.contextmanager
+def running(settings: load.LoadSettings, *slots: int) -> Iterator[None]:
+    stop = threading.Event()
+    own = [replace(settings, slot=slot) for slot in slots]
+    threads = [threading.Thread(target=load.run, args=(each, stop)) for each in own]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def test_run_stops_when_told_to(settings: load.LoadSettings, client: Any) -> None:
     produce(settings, TOOLS, tool_requests(5))
-    stop = threading.Event()
-    thread = threading.Thread(target=load.run, args=(settings, stop))
-    thread.start()
-    wait_until(lambda: count(client, "events") == 5)
-
-    stop.set()
-    thread.join(DEADLINE_S)
-
-    assert not thread.is_alive()
+    with running(settings, 0):
+        wait_until(lambda: count(client, "events") == 5)
 
 
 def test_two_workers_share_the_partitions_and_store_every_record_once(
     settings: load.LoadSettings, client: Any
 ) -> None:
     produce(settings, TOOLS, tool_requests(50))
-    stop = threading.Event()
-    threads = [
-        threading.Thread(target=load.run, args=(replace(settings, slot=slot), stop))
-        for slot in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    produce(settings, TOOLS, tool_requests(50, start=50))
-    wait_until(lambda: count(client, "events") >= 100)
-    stop.set()
-    for thread in threads:
-        thread.join(DEADLINE_S)
+    with running(settings, 0, 1):
+        produce(settings, TOOLS, tool_requests(50, start=50))
+        wait_until(lambda: count(client, "events") >= 100)
 
     assert places(client) == (100, 100)
+
+
+def test_a_range_that_is_under_way_at_a_revocation_is_redone_by_the_next_owner(
+    settings: load.LoadSettings, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working(settings) as first:
+        drive(first, lambda: (TOOLS, 0) in first._ranges.readings)
+        produce(settings, TOOLS, tool_requests(10))
+        drive(first, lambda: any(line.running for line in first._lines))
+        # From a revocation a commit would have to wait for the call that brought it.
+        monkeypatch.setattr(first._group, "commit", lambda *_: pytest.fail("it commits"))
+        with running(settings, 1):
+            wait_until(lambda: not (first._group.read(1, 0.1) or first._ranges.readings))
+            monkeypatch.undo()
+            drive_to(first, client, {"events": 10})
+
+    assert places(client) == (10, 10)

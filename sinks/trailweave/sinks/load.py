@@ -149,7 +149,7 @@ class LoadWorker:
     def _join_group(self) -> Group:
         s = self.settings
         return Group(
-            s.kafka, s.group, self._slot, s.session_timeout_s, self._revoke, self._committed
+            s.kafka, s.group, self._slot, s.session_timeout_s, self._forget, self._committed
         )
 
     # --- the loop ---
@@ -373,20 +373,12 @@ class LoadWorker:
 
     # --- rebalances ---
 
-    def _revoke(self, ours: bool) -> None:
-        """The partitions go. While they are still ours, the ranges under way are finished."""
-        if ours:
-            wait_for_all(self._lines, self.settings.insert_timeout_s)
-        for line in self._lines if ours else ():
-            if line.running is not None and line.running.done():
-                try:
-                    self._finish(line)
-                except Retryable as error:
-                    log.info("the next owner redoes a range: %s", error)
-        self._forget()
-
     def _forget(self) -> None:
-        """Drop what is not committed."""
+        """Drop what is not committed, once no insert of it is under way.
+
+        A range that was inserted and not committed is redone by the next owner, from its intent:
+        the same rows under the same token, of which ClickHouse drops the second.
+        """
         for line in self._lines:
             line.give_up()
         wait_for_all(self._lines, self.settings.insert_timeout_s)

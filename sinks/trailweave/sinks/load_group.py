@@ -90,10 +90,14 @@ class Group:
         group: str,
         slot: GroupSlot,
         session_timeout_s: float,
-        on_revoke: Callable[[bool], None],
+        on_revoke: Callable[[], None],
         committed: dict[tuple[str, int], int],
     ) -> None:
-        """`slot` and the offsets `committed` so far are the worker's, over all its clients."""
+        """`slot` and the offsets `committed` so far are the worker's, over all its clients.
+
+        `on_revoke` is called inside `read` and `close`, and must not commit: the client takes no
+        call from another thread before that one has ended.
+        """
         # What it would log, the consumer logs.
         self._admin = AdminClient({"log_level": 0, **connection_settings(kafka)})
         self._on_revoke = on_revoke
@@ -268,13 +272,13 @@ class Group:
         log.info("%d partitions are revoked", len(parts))
         self._changed = True
         self._assigned = None
-        self._on_revoke(True)
+        self._on_revoke()
 
     def _lost(self, _: Consumer, parts: list[TopicPartition]) -> None:
         log.warning("%d partitions are lost: the group has counted us out", len(parts))
         self._changed = self._counted_out = True
         self._assigned = None
-        self._on_revoke(False)
+        self._on_revoke()
 
     # --- refusals ---
 
