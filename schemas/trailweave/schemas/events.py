@@ -7,6 +7,7 @@ how ClickHouse can read every event type from one container without anybody deco
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -56,7 +57,18 @@ class Event:
 
 def _read(name: str) -> Json:
     text = resources.files(__package__).joinpath("avro", f"{name}.avsc").read_text("utf-8")
-    return dict(json.loads(text))
+    return dict(_interned(json.loads(text)))
+
+
+def _interned(part: Any) -> Any:
+    """With every text as the same object that a literal in the code is: records are asked for their
+    fields, and the values of enums compared, by identity then.
+    """
+    if isinstance(part, dict):
+        return {sys.intern(key): _interned(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return list(map(_interned, part))
+    return sys.intern(part) if isinstance(part, str) else part
 
 
 @cache

@@ -112,14 +112,17 @@ class _Round:
 
 @dataclass(slots=True, eq=False)
 class _Pace:
-    """What the worker does while its children work, measured by what it closes in that time.
+    """What the worker does while its children work, and how fast they and it close, as measured.
 
     Waiting for a commit counts, as far as it has nothing left to close meanwhile: the children need
     not wait for the worker then. For messages it waits hardly at all while they are at work.
     """
 
-    s_per_byte: float = 0.0
-    beside_s: float = 0.0
+    #: Seconds per byte of the worker, and of a child, which takes jobs and answers out and in.
+    own: float = 0.0
+    theirs: float = 0.0
+    #: Seconds.
+    beside: float = 0.0
     _begun_s: float = 0.0
     _own_s: float = 0.0
     _own_bytes: int = 0
@@ -136,16 +139,16 @@ class _Pace:
 
     def finishing(self) -> None:
         """The worker has done what else there was to do."""
-        self.beside_s = time.monotonic() - self._begun_s - self._own_s
+        self.beside = time.monotonic() - self._begun_s - self._own_s
+
+    def answered(self, size: int, seconds: float) -> None:
+        """A child has closed its share of `size` bytes."""
+        self.theirs = seconds / size
 
     def finished(self) -> None:
-        """It has closed its own share, too."""
+        """The worker has closed its own share, too."""
         if self._own_bytes:
-            self.s_per_byte = self._own_s / self._own_bytes
-
-    def beside_bytes(self) -> int:
-        """The work beside closing; 0 while nothing was measured."""
-        return int(self.beside_s / self.s_per_byte) if self.s_per_byte else 0
+            self.own = self._own_s / self._own_bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -248,7 +251,7 @@ class Closers:
         if sum(len(due[index].session.values) for index in sizes) < EVENTS_MIN:
             sizes = {}
         children = [child for child in self._children if child.ready]
-        _, *shares = _balanced(sizes, len(children) + 1, self._pace.beside_bytes())
+        _, *shares = _balanced(sizes, len(children) + 1, self._pace)
         sent = [
             (child, share)
             for child, share in zip(children, shares, strict=True)
@@ -264,7 +267,10 @@ class Closers:
         shared, self._round = self._round, _Round()
         answers = shared.answers
         for child, share in shared.sent:
-            answers.update(zip(share, self._receive(child), strict=False))
+            found, seconds = self._receive(child)
+            if found:
+                self._pace.answered(sum(shared.due[index].session.size for index in share), seconds)
+            answers.update(zip(share, found, strict=False))
         for index, item in enumerate(shared.due):
             answer = answers.get(index, "elsewhere")
             sealed = here(item) if answer == "elsewhere" else answer
@@ -294,16 +300,18 @@ class Closers:
             return False
         return True
 
-    def _receive(self, child: _Child) -> list[Answer]:
-        """The child's answers; none if it is lost: the worker then closes its share."""
+    def _receive(self, child: _Child) -> tuple[list[Answer], float]:
+        """The child's answers, and how many seconds they took it; none if it is lost: the worker
+        then closes its share.
+        """
         try:
             if not child.pipe.poll(STALL_S):
                 raise TimeoutError
-            answers: list[Answer] = pickle.loads(child.pipe.recv_bytes())  # noqa: S301 - our child
+            answers, seconds = pickle.loads(child.pipe.recv_bytes())  # noqa: S301 - our child
         except (OSError, EOFError):
             self._lost(child)
-            return []
-        return answers
+            return [], 0.0
+        return answers, seconds
 
     # --- the children's lives ---
 
@@ -386,18 +394,21 @@ def _sizes(due: list[Due]) -> dict[int, int]:
     return {index: item.session.size for index, item in enumerate(due) if not item.session.foreign}
 
 
-def _balanced(sizes: dict[int, int], count: int, beside: int) -> list[list[int]]:
-    """The indexes in `count` shares of about as many bytes: the largest first, to the smallest.
+def _balanced(sizes: dict[int, int], count: int, pace: _Pace) -> list[list[int]]:
+    """The indexes in `count` shares that take about as long: the largest first, to the one that
+    is done first.
 
-    The first share is smaller by `beside`: what its owner does beside closing, in bytes.
+    The first share is of the worker, who has other things to do beside.
     """
     shares: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0, number) for number in range(1, count)]
-    heapq.heappush(loads, (beside if loads else 0, 0))
+    known = count > 1 and pace.own and pace.theirs
+    rates = [pace.own if known else 1.0, *[pace.theirs if known else 1.0] * (count - 1)]
+    loads = [(0.0, number) for number in range(1, count)]
+    heapq.heappush(loads, (pace.beside if known else 0.0, 0))
     for index in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        size, number = loads[0]
+        load, number = loads[0]
         shares[number].append(index)
-        heapq.heapreplace(loads, (size + sizes[index], number))
+        heapq.heapreplace(loads, (load + sizes[index] * rates[number], number))
     return shares
 
 
@@ -462,8 +473,11 @@ def serve(pipe: Connection, config: RulesConfig) -> None:
         desk = Desk(config, own)
         pipe.send_bytes(_READY)
         while True:
+            pipe.poll(None)
+            began_s = time.monotonic()
             answers = [desk.answer(job) for job in _jobs(pipe)]
-            pipe.send_bytes(pickle.dumps(answers, pickle.HIGHEST_PROTOCOL))
+            told = answers, time.monotonic() - began_s
+            pipe.send_bytes(pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
 
 
 def _jobs(pipe: Connection) -> Iterator[Job]:

@@ -1,5 +1,6 @@
 """The schema files and their examples, as a set."""
 
+import sys
 from importlib import resources
 from typing import Any
 
@@ -94,3 +95,12 @@ def test_every_type_is_carried_by_the_topic_it_names() -> None:
     carried = {schema: topic.name for topic in load_topics() for schema in topic.schemas}
 
     assert carried == {name: kind.topic for name, kind in TYPES.items()}
+
+
+def test_names_and_symbols_are_the_objects_that_literals_are() -> None:
+    schema = events.event_types()["tool_executed"].schema
+    (status,) = [field for field in schema["fields"] if field["name"] == "status"]
+
+    for text in (status["name"], *status["type"]["symbols"]):
+        # A text of its own, as one that was read: interned, it is the one that was before.
+        assert text is sys.intern(bytes(text, "ascii").decode())
