@@ -270,13 +270,15 @@ class Group:
 
     def _revoked(self, _: Consumer, parts: list[TopicPartition]) -> None:
         log.info("%d partitions are revoked", len(parts))
-        self._changed = True
-        self._assigned = None
-        self._on_revoke()
+        self._gone()
 
     def _lost(self, _: Consumer, parts: list[TopicPartition]) -> None:
         log.warning("%d partitions are lost: the group has counted us out", len(parts))
-        self._changed = self._counted_out = True
+        self._counted_out = True
+        self._gone()
+
+    def _gone(self) -> None:
+        self._changed = True
         self._assigned = None
         self._on_revoke()
 

@@ -401,14 +401,14 @@ def _balanced(sizes: dict[int, int], count: int, pace: _Pace) -> list[list[int]]
     The first share is of the worker, who has other things to do beside.
     """
     shares: list[list[int]] = [[] for _ in range(count)]
-    known = count > 1 and pace.own and pace.theirs
-    rates = [pace.own if known else 1.0, *[pace.theirs if known else 1.0] * (count - 1)]
+    measured = pace.own and pace.theirs
+    own, theirs, beside = (pace.own, pace.theirs, pace.beside) if measured else (1.0, 1.0, 0.0)
     loads = [(0.0, number) for number in range(1, count)]
-    heapq.heappush(loads, (pace.beside if known else 0.0, 0))
+    heapq.heappush(loads, (beside, 0))
     for index in sorted(sizes, key=sizes.__getitem__, reverse=True):
         load, number = loads[0]
         shares[number].append(index)
-        heapq.heapreplace(loads, (load + sizes[index] * rates[number], number))
+        heapq.heapreplace(loads, (load + sizes[index] * (theirs if number else own), number))
     return shares
 
 
