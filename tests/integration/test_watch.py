@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -16,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition as Partition
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from faust.types import TP
 from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
 from trailweave.schemas.examples import example
 from trailweave.schemas.ids import new_trace_id
+from trailweave.stream_processors.detectors.detector import Fact
 from trailweave.stream_processors.recovery import reassess_headers
 from trailweave.stream_processors.verdict import (
     Circumstances,
@@ -29,7 +34,12 @@ from trailweave.stream_processors.verdict import (
     judge,
     unjudged,
 )
-from trailweave.stream_processors.watch import FACTS_TOPIC
+from trailweave.stream_processors.watch import (
+    FACTS_TOPIC,
+    WatchSettings,
+    make_app,
+    make_topics,
+)
 
 from tests.integration.pipeline import DEADLINE_S, Pipeline, engines
 from tests.integration.test_cli import wait_until
@@ -152,6 +162,49 @@ def test_a_watch_that_is_killed_under_load_loses_and_doubles_nothing(
 
     assert {name for name in found(pipeline) if name.startswith("k")} == wanted
     assert len(wanted) >= 40
+
+
+def test_what_was_fetched_before_anything_counts_comes_again_when_a_watch_goes_back(
+    pipeline: Pipeline,
+) -> None:
+    settings = WatchSettings({"bootstrap.servers": pipeline.kafka.address}, group="test-back")
+    make_topics(settings)
+    producer = Producer({"bootstrap.servers": pipeline.kafka.address})
+    fact = Fact("of_another_version", "t", "subject", "name", 0, "", None)
+    producer.produce(FACTS_TOPIC, json.dumps(fact), json.dumps(fact[:3]), partition=0)
+    assert producer.flush(DEADLINE_S) == 0
+
+    first, again = asyncio.run(_read_twice(settings))
+
+    assert first == again
+
+
+async def _read_twice(settings: WatchSettings) -> tuple[int, int]:
+    """The first offset of a partition, twice; the consumer goes back in between."""
+    app = make_app(settings)
+    app.finalize()
+    consumer: Any = app.consumer
+    await consumer.start()
+    try:
+        await consumer._thread.call_thread(_assign, consumer)
+        consumer._set_active_tps({TP(FACTS_TOPIC, 0)})
+        consumer.resume_flow()
+        first = await asyncio.wait_for(_read(consumer), DEADLINE_S)
+        await consumer.perform_seek()
+        consumer.resume_flow()
+        return first, await asyncio.wait_for(_read(consumer), DEADLINE_S)
+    finally:
+        await consumer.stop()
+
+
+async def _assign(consumer: Any) -> None:
+    consumer._thread._ensure_consumer().assign([Partition(FACTS_TOPIC, 0)])
+
+
+async def _read(consumer: Any) -> int:
+    while True:
+        async for _, message in consumer.getmany(timeout=1.0):
+            return int(message.offset)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 from mode import CrashingSupervisor
 from trailweave.schemas import events
 from trailweave.schemas.codec import Decoder, Encoder
@@ -139,9 +140,30 @@ class _Thread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"  # noqa: SLF001 - the driver sets it by its own rule
         return cast("AIOKafkaConsumer", consumer)
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go back in all partitions: without a committed offset, to the beginning.
+
+        Aiokafka leaves the position of such a partition behind what was fetched and dropped, which
+        would then never come, and count as done with what comes after it.
+        """
+        committed = await super().seek_to_committed()
+        uncommitted = [
+            tp
+            for tp, offset in committed.items()
+            if not offset and not self.consumer._is_changelog_tp(tp)  # noqa: SLF001 - recovery seeks these
+        ]
+        if uncommitted:
+            await self.seek_to_beginning(*uncommitted)
+        return committed
+
 
 class _Transport(driver.Transport):
     Consumer = _Consumer
+
+
+class _App(faust.App):
+    def _create_directories(self) -> None:
+        """None: the table is in memory and in Kafka, and the file system may be read-only."""
 
 
 def make_app(settings: WatchSettings) -> faust.App:
@@ -149,7 +171,7 @@ def make_app(settings: WatchSettings) -> faust.App:
 
     Raises `Fatal` for a login that Faust has not, and for a module of agents that can't be used.
     """
-    app = faust.App(
+    app = _App(
         settings.group,
         broker=[f"kafka://{one.strip()}" for one in settings.kafka["bootstrap.servers"].split(",")],
         broker_credentials=_credentials(settings.kafka),
