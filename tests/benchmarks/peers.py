@@ -106,6 +106,7 @@ def peers() -> list[Peer]:
         Peer("Trailweave", ours, events.SESSIONS_TOPIC),
         Peer("Kafka Streams, exactly_once_v2", _java, "bench.streams"),
         Peer("Bytewax, no recovery", python("bytewax_flow", "bytewax"), "bench.bytewax"),
+        Peer("Bytewax, recovery", python("bytewax_recovery", "bytewax"), "bench.bytewax-recovery"),
         Peer("Quix Streams", python("quix_streams", "quixstreams"), "bench.quix"),
         Peer("Faust table", python("faust_table", "faust"), "bench.faust"),
     ]

@@ -36,9 +36,8 @@ class Join:
         return None, [b"".join(pieces)]
 
 
-def main() -> None:
-    """Run until killed."""
-    told = arguments()
+def dataflow(told: Told) -> Dataflow:
+    """From the event topics to the one of joined records."""
     join = Join(told)
     flow = Dataflow("join")
     source = KafkaSource([told.broker], told.topics)
@@ -47,7 +46,12 @@ def main() -> None:
     records = op.map("record", joined, lambda kv: KafkaSinkMessage(kv[0].encode(), kv[1]))
     settings = {"compression.type": "lz4", "linger.ms": "20"}
     op.output("out", records, KafkaSink([told.broker], told.out, settings))
-    cli_main(flow)
+    return flow
+
+
+def main() -> None:
+    """Run until killed."""
+    cli_main(dataflow(arguments()))
 
 
 if __name__ == "__main__":
