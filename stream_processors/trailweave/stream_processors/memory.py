@@ -55,11 +55,19 @@ class Memory:
         self._paused = set()
 
     def balance(self, consumer: Consumer, lanes: Collection[Lane]) -> None:
-        """Above the limit read on only where it moves a lane's clock; well below it everywhere."""
+        """Above the limit read on only where it moves a lane's clock; well below it everywhere.
+
+        In between nobody new waits. But whoever is not ahead any more goes on: the clock may by now
+        wait for nobody else, the others being at their ends, and then nothing else would move it.
+        """
         held = _held(lanes)
-        if held <= self._bytes_max and (not self._paused or held * 10 > self._bytes_max * 9):
+        if held <= self._bytes_max and not self._paused:
             return
-        wait = self._ahead(lanes) if held > self._bytes_max else set()
+        wait: set[tuple[str, int]] = set()
+        if held > self._bytes_max:
+            wait = self._ahead(lanes)
+        elif held * 10 > self._bytes_max * 9:
+            wait = self._paused & self._ahead(lanes)
         consumer.pause([TopicPartition(*part) for part in sorted(wait - self._paused)])
         consumer.resume([TopicPartition(*part) for part in sorted(self._paused - wait)])
         self._paused = wait

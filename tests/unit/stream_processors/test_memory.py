@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
+from hypothesis import given
+from hypothesis import strategies as st
 from trailweave.stream_processors.lanes import Lane
 from trailweave.stream_processors.memory import Memory
 
@@ -74,6 +76,32 @@ def test_who_waits_goes_on_when_the_others_have_caught_up_or_memory_is_free() ->
     assert TOPICS[0] in first - caught_up
     assert just_below == caught_up == {TOPICS[1], TOPICS[2], TOPICS[3], TOPICS[4]}
     assert well_below == set()
+
+
+def test_just_below_the_limit_nobody_waits_whom_the_clock_waits_for() -> None:
+    pressure, parts = memory(), Partitions()
+    first = balanced(pressure, parts, full(1_001, 50, 20, 20, 30, 90))
+    at_their_ends = balanced(pressure, parts, full(950, 50, 99, 99, 99, 90))
+
+    assert first == {TOPICS[0], TOPICS[3], TOPICS[4]}
+    assert at_their_ends == {TOPICS[3], TOPICS[4]}
+
+
+STATES = st.tuples(st.integers(800, 1_100), st.lists(st.integers(-1, 9), min_size=5, max_size=5))
+
+
+@given(st.lists(STATES, max_size=8))
+def test_whatever_came_before_the_clock_waits_for_nobody_who_waits(
+    states: list[tuple[int, list[int]]],
+) -> None:
+    pressure, parts = memory(), Partitions()
+    for size, newest_ms in states:
+        held = full(size, *newest_ms)
+        waiting = balanced(pressure, parts, held)
+        late = [one for one, at_ms in zip(TOPICS, newest_ms, strict=True)
+                if at_ms == held.clock_ms()]  # fmt: skip
+
+        assert not waiting.intersection(late)
 
 
 def test_a_new_assignment_has_no_one_waiting() -> None:
