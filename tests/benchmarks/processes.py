@@ -66,7 +66,9 @@ class Watch:
             usage, pids = self.usage[name], list(tree(pid))
             spent = sum(_cpu_s(each) for each in pids)
             if spent:  # a tree that has ended tells nothing more
-                usage.cpu.append((time.time(), spent))
+                # The kernel may leave a child out of a list; what was spent never gets less.
+                before = usage.cpu[-1][1] if usage.cpu else 0.0
+                usage.cpu.append((time.time(), max(spent, before)))
             if memory:
                 usage.peak_bytes = max(usage.peak_bytes, sum(map(memory_bytes, pids)))
 
