@@ -60,6 +60,8 @@ class Shape:
     inserts_per_s_max: float = 20.0
     #: So short that sessions leave chunks behind while they are open.
     promote_s: float = 0.7
+    #: Bytes of events in memory: so few that partitions wait and sessions leave for their chunks.
+    held_bytes_max: int = 60_000
 
     def toml(self) -> str:
         """As `trailweave.toml`."""
@@ -67,7 +69,7 @@ class Shape:
             # Or what the clients wait after an outage would be most of every recovery.
             '[kafka]\n"reconnect.backoff.max.ms" = 1000\n'
             f"[join]\ngrace_s = {self.grace_s}\nidle_s = {self.idle_s}\n"
-            f"promote_s = {self.promote_s}\n"
+            f"promote_s = {self.promote_s}\nheld_bytes_max = {self.held_bytes_max}\n"
             f"approval_hold_max_s = {self.idle_s}\nclosers = {self.closers}\n"
             f"session_timeout_s = {self.session_timeout_s}\n"
             f"[load]\nsession_timeout_s = {self.session_timeout_s + self.insert_timeout_s}\n"
