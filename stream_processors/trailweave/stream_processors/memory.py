@@ -114,7 +114,11 @@ class Memory:
         for lane, session in sessions:
             by_lane.setdefault(lane.index, []).append(session)
         for index, away in by_lane.items():
-            found = self._read(index, [at for session in away for at in session.chunks.values()])
+            # A chunk that is on its way is nowhere yet, and all that is in it in memory. Its -1 is
+            # a name of the log's end to Kafka.
+            found = self._read(
+                index, [at for session in away for at in session.chunks.values() if at >= 0]
+            )
             for session in away:
                 session.come_back(_events_away(session, found))
 

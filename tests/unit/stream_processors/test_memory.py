@@ -1,17 +1,20 @@
-"""Memory pressure: which partitions wait, how much is given back."""
+"""Memory pressure: which partitions wait, how much is given back, what comes back."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
+from trailweave.schemas.events import OPEN_SESSIONS_TOPIC
+from trailweave.stream_processors import chunks, lane_reader
 from trailweave.stream_processors.lanes import Lane
 from trailweave.stream_processors.memory import Memory
 
-from tests.unit.stream_processors.builders import TOPICS, Trace, feed, lane
+from tests.unit.stream_processors.builders import ENCODER, TOPICS, Trace, feed, lane
 
 LIMIT = 1_000
 
@@ -85,6 +88,32 @@ def test_just_below_the_limit_nobody_waits_whom_the_clock_waits_for() -> None:
 
     assert first == {TOPICS[0], TOPICS[3], TOPICS[4]}
     assert at_their_ends == {TOPICS[3], TOPICS[4]}
+
+
+def test_what_is_away_comes_back_while_more_of_its_session_is_on_its_way_to_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, whole = lane(), Trace().whole()
+    feed(held, *whole[:3])
+    (session,) = held.sessions.values()
+    ((key, chunk),) = chunks.promoted(held, session, held.turn())
+    session.chunks[key] = 7  # committed
+    held.leave(session)
+    feed(held, *whole[3:])
+    chunks.promoted(held, session, held.turn())
+    asked = []
+
+    def read_at(_: object, topic: str, index: int, offsets: list[int]) -> list[Any]:
+        asked.append((topic, index, offsets))
+        value = ENCODER.encode("session_chunk", chunk)
+        return [SimpleNamespace(offset=lambda: 7, value=lambda: value)]
+
+    monkeypatch.setattr(lane_reader, "reading_consumer", dict)
+    monkeypatch.setattr(lane_reader, "read_at", read_at)
+    (due,) = memory().take_due([(held, held.turn())])
+
+    assert asked == [(OPEN_SESSIONS_TOPIC, held.index, [7])]
+    assert due.session.values == [made.value for made in whole]
 
 
 STATES = st.tuples(st.integers(800, 1_100), st.lists(st.integers(-1, 9), min_size=5, max_size=5))
