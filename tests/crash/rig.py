@@ -58,10 +58,13 @@ class Shape:
     #: The lease of load is what its session timeout has above this; its client waits 5 s longer.
     insert_timeout_s: float = 3.0
     inserts_per_s_max: float = 20.0
+    #: So few that after an outage more is there than may be read at once.
+    batch_rows_max: int = 100
     #: So short that sessions leave chunks behind while they are open.
     promote_s: float = 0.7
-    #: Bytes of events in memory: so few that partitions wait and sessions leave for their chunks.
-    held_bytes_max: int = 60_000
+    #: Bytes of events in memory: so few that after an outage partitions wait, and sessions leave
+    #: for their chunks. What is due comes back half of it at a time, so fewer would be a brake.
+    held_bytes_max: int = 200_000
 
     def toml(self) -> str:
         """As `trailweave.toml`."""
@@ -75,6 +78,7 @@ class Shape:
             f"[load]\nsession_timeout_s = {self.session_timeout_s + self.insert_timeout_s}\n"
             f"insert_timeout_s = {self.insert_timeout_s}\n"
             f"inserts_per_s_max = {self.inserts_per_s_max}\n"
+            f"batch_rows_max = {self.batch_rows_max}\n"
             f"[schemas]\nunknown_wait_s = 1.0\n[topics]\npartitions = {self.lanes}\n"
         )
 
