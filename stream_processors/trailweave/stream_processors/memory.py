@@ -114,8 +114,8 @@ class Memory:
         for lane, session in sessions:
             by_lane.setdefault(lane.index, []).append(session)
         for index, away in by_lane.items():
-            # A chunk that is on its way is nowhere yet, and all that is in it in memory. Its -1 is
-            # a name of the log's end to Kafka.
+            # What is in a chunk whose offset is not known (it is on its way) has not left memory.
+            # To Kafka that -1 would be a name of the log's end.
             found = self._read(
                 index, [at for session in away for at in session.chunks.values() if at >= 0]
             )

@@ -118,6 +118,21 @@ class _Consumer(driver.Consumer):
         self.stop_flow()
         await super().perform_seek()
 
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Go back in all partitions: without a committed offset, to the beginning.
+
+        Aiokafka leaves the position of such a partition behind what was fetched and dropped, which
+        would then never come, and count as done with what comes after it. A table's changelog is
+        sought by its recovery.
+        """
+        committed = await super().seek_to_committed()
+        uncommitted = [
+            tp for tp, offset in committed.items() if not offset and not self._is_changelog_tp(tp)
+        ]
+        if uncommitted:
+            await self._thread.seek_to_beginning(*uncommitted)
+        return committed
+
     async def wait_empty(self) -> None:
         """Wait a while for what agents are at, and let what they did count.
 
@@ -140,30 +155,14 @@ class _Thread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"  # noqa: SLF001 - the driver sets it by its own rule
         return cast("AIOKafkaConsumer", consumer)
 
-    async def seek_to_committed(self) -> Mapping[TP, int]:
-        """Go back in all partitions: without a committed offset, to the beginning.
-
-        Aiokafka leaves the position of such a partition behind what was fetched and dropped, which
-        would then never come, and count as done with what comes after it.
-        """
-        committed = await super().seek_to_committed()
-        uncommitted = [
-            tp
-            for tp, offset in committed.items()
-            if not offset and not self.consumer._is_changelog_tp(tp)  # noqa: SLF001 - recovery seeks these
-        ]
-        if uncommitted:
-            await self.seek_to_beginning(*uncommitted)
-        return committed
-
 
 class _Transport(driver.Transport):
     Consumer = _Consumer
 
 
 class _App(faust.App):
-    def _create_directories(self) -> None:
-        """None: the table is in memory and in Kafka, and the file system may be read-only."""
+    async def on_first_start(self) -> None:
+        """Make no folders: the table is in memory and Kafka, the file system may be read-only."""
 
 
 def make_app(settings: WatchSettings) -> faust.App:

@@ -4,6 +4,7 @@
 # The peers live in an environment of their own.
 
 from datetime import timedelta
+from typing import Final
 
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.run import cli_main
@@ -12,7 +13,7 @@ from tests.benchmarks.programs.bytewax_flow import dataflow
 from tests.benchmarks.programs.told import arguments
 
 #: As often as Kafka Streams commits.
-EPOCH: timedelta = timedelta(seconds=0.5)
+EPOCH: Final = timedelta(seconds=0.5)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections import UserDict
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -141,6 +142,14 @@ def test_a_record_that_another_agent_will_never_see_keeps_nobody(
     asyncio.run(end())
 
     assert committed == [True]
+
+
+def test_a_start_makes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    asyncio.run(make_app(WatchSettings({"bootstrap.servers": "127.0.0.1:1"})).on_first_start())
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def used(agent: str) -> Fact:
