@@ -164,7 +164,7 @@ def hot_path() -> str:
 
 def held(worker: JoinWorker) -> int:
     """Events in open sessions."""
-    return sum(lane.held() for lane in worker.lanes.values())
+    return sum(lane.held_events for lane in worker.lanes.values())
 
 
 def _cpu_s() -> float:

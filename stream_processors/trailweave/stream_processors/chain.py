@@ -363,7 +363,10 @@ class Chain:
     @lazy
     def promised(self) -> frozenset[str]:
         """Authorities of which `session_started` said that they report."""
-        return frozenset(s for r in self.of("session_started") for s in r["expected_sources"])
+        starts = self.of("session_started")
+        if len(starts) == 1:
+            return frozenset(starts[0]["expected_sources"])
+        return frozenset(s for r in starts for s in r["expected_sources"])
 
     @lazy
     def expected(self) -> dict[str, int] | None:
@@ -378,9 +381,10 @@ class Chain:
     @lazy
     def counts(self) -> dict[str, int]:
         """Distinct events per producer."""
-        return {
-            producer: sum(part.events for part in parts) for producer, parts in self.ranges.items()
-        }
+        found = dict.fromkeys(self.expected or (), 0)
+        for (producer, _), records in self.by_producer.items():
+            found[producer] = found.get(producer, 0) + len(records)
+        return found
 
     @lazy
     def ranges(self) -> dict[str, list[ProducerRange]]:
@@ -393,12 +397,14 @@ class Chain:
         never came.
         """
         expected, counts = self.expected or {}, self.counts
-        return {
-            producer: parts
-            for producer, parts in self.ranges.items()
-            if counts[producer] < expected.get(producer, 0)
-            or any(part.missing or part.conflicting for part in parts)
-        }
+        found = {}
+        for producer, parts in self.ranges.items():
+            flawed = counts[producer] < expected.get(producer, 0)
+            for part in parts:
+                flawed = flawed or part.missing > 0 or part.conflicting > 0
+            if flawed:
+                found[producer] = parts
+        return found
 
     def whole(self) -> bool:
         """Whether every promised count has arrived."""

@@ -15,7 +15,6 @@ import contextlib
 import heapq
 import logging
 import marshal
-import pickle
 import signal
 import socket
 import struct
@@ -23,7 +22,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.context import SpawnProcess
@@ -31,10 +30,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 from trailweave.schemas import events
 from trailweave.schemas.codec import Encoder
+from trailweave.schemas.errors import Reason
 from trailweave.schemas.garbage import rare_collections
 from trailweave.stream_processors.chain import Source, event_decoder
 from trailweave.stream_processors.closing import Sealed, close, seal
-from trailweave.stream_processors.lanes import Lane, Turn
+from trailweave.stream_processors.lanes import Lane, Refused, Turn
 from trailweave.stream_processors.own_rules import own_rules
 from trailweave.stream_processors.session import Session
 from trailweave.stream_processors.verdict import Own, RulesConfig
@@ -166,6 +166,8 @@ class Closers:
     #: Monotonic time before which no child is started.
     _start_at: float = 0.0
     _closed: list[tuple[Due, Sealed]] = field(default_factory=list)
+    #: Closed sessions that still hold their events.
+    _spent: list[Session] = field(default_factory=list)
     _round: _Round = field(default_factory=_Round)
     _pace: _Pace = field(default_factory=_Pace)
 
@@ -205,8 +207,10 @@ class Closers:
         parts = list(_rounds(due))
         for number, part in enumerate(parts, 1):
             self._share_out(part)
+            self._let_go()
             if number < len(parts):
                 self._collect(here)
+        self._let_go()
         self._pace.begun()
 
     def close_one(self, here: Here) -> bool:
@@ -277,8 +281,14 @@ class Closers:
             if sealed is None:
                 item.lane.reopen(item.session)
             else:
-                item.session.forget()
+                self._spent.append(item.session)
                 self._closed.append((item, sealed))
+
+    def _let_go(self) -> None:
+        """Free what closed sessions held: some ten milliseconds, for which no child should wait."""
+        for session in self._spent:
+            session.forget()
+        self._spent.clear()
 
     def _forget(self) -> None:
         """Drop what was begun and never finished, with the answers under way."""
@@ -307,11 +317,11 @@ class Closers:
         try:
             if not child.pipe.poll(STALL_S):
                 raise TimeoutError
-            answers, seconds = pickle.loads(child.pipe.recv_bytes())  # noqa: S301 - our child
+            answers, seconds = marshal.loads(child.pipe.recv_bytes())  # noqa: S302 - our child
         except (OSError, EOFError):
             self._lost(child)
             return [], 0.0
-        return answers, seconds
+        return [_answer(told) for told in answers], seconds
 
     # --- the children's lives ---
 
@@ -426,6 +436,30 @@ def _job(due: Due) -> Job:
     )
 
 
+#: An answer as `marshal` takes it.
+Told = tuple[Any, ...] | Literal["elsewhere"] | None
+
+
+def _told(answer: Answer) -> Told:
+    if not isinstance(answer, Sealed):
+        return answer
+    refused = [(*astuple(one)[:-1], *astuple(one.reason)) for one in answer.refused]
+    return (*answer[:-1], refused)
+
+
+def _answer(told: Told) -> Answer:
+    if not isinstance(told, tuple):
+        return told
+    *rest, refused = told
+    return Sealed._make((*rest, [_refused(*one) for one in refused]))
+
+
+def _refused(
+    topic: int, offset: int, recorded_ms: int, key: bytes | None, value: bytes, *reason: str
+) -> Refused:
+    return Refused(topic, offset, recorded_ms, key, value, Reason(*reason))
+
+
 # --- in the child ---
 
 
@@ -475,9 +509,8 @@ def serve(pipe: Connection, config: RulesConfig) -> None:
         while True:
             pipe.poll(None)
             began_s = time.monotonic()
-            answers = [desk.answer(job) for job in _jobs(pipe)]
-            told = answers, time.monotonic() - began_s
-            pipe.send_bytes(pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
+            answers = [_told(desk.answer(job)) for job in _jobs(pipe)]
+            pipe.send_bytes(marshal.dumps((answers, time.monotonic() - began_s), 2))
 
 
 def _jobs(pipe: Connection) -> Iterator[Job]:

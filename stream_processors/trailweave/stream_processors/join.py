@@ -69,7 +69,7 @@ BACKOFF_MIN_S: Final = 0.2
 BACKOFF_MAX_S: Final = 10.0
 #: How often a schema that nobody has published yet is asked for.
 SCHEMA_INTERVAL_S: Final = 1.0
-#: While children close a batch, what has come is taken, and no more waited for.
+#: While children close a batch, or more is due, what has come is taken, and no more waited for.
 TAKE_S: Final = 0.01
 #: Messages folded before looking again whether the broker has answered: half a millisecond.
 _FOLD_MESSAGES: Final = 250
@@ -268,7 +268,7 @@ class JoinWorker:
         messages = lane_reader.consume(
             self._consumer,
             self.settings.batch_events_max,
-            self.settings.linger_s if self.settled else TAKE_S,
+            self.settings.linger_s if self.settled and not self._memory.behind else TAKE_S,
         )
         self._slot.note(self._consumer)
         if self._torn:
@@ -533,7 +533,7 @@ class JoinWorker:
         self._consumer.assign(parts)
         self._memory.assigned(self._consumer, parts)
         self.lanes = lanes
-        held = sum(len(s.values) for lane in lanes.values() for s in lane.sessions.values())
+        held = sum(lane.held_events for lane in lanes.values())
         log.info(
             "lanes %s are back with %d events in open sessions after %.1f s",
             assigned,
@@ -548,7 +548,7 @@ class JoinWorker:
         for lane in self.lanes.values():
             label = str(lane.index)
             self.metrics.open_sessions.labels(label).set(len(lane.sessions))
-            self.metrics.held_events.labels(label).set(lane.held())
+            self.metrics.held_events.labels(label).set(lane.held_events)
             self.metrics.held_bytes.labels(label).set(lane.held_bytes)
             clock = lane.clock_ms()
             if clock >= 0:

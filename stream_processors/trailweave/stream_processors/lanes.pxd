@@ -18,6 +18,7 @@ cdef class Lane:
     cdef public object history
     cdef public object sessions_end
     cdef public dict unknown
+    cdef public Py_ssize_t held_events
     cdef public Py_ssize_t held_bytes
     cdef public bint moved
     cdef public list _lows

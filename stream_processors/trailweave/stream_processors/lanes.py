@@ -151,7 +151,8 @@ class Lane:
     sessions_end: int = 0
     #: Events whose schema nobody has published yet, by the schema's key.
     unknown: dict[bytes, list[tuple[Session, int, bytes]]] = field(default_factory=dict)
-    #: Bytes of the events of open sessions that are in memory.
+    #: Events in open sessions, and the bytes of those that are in memory.
+    held_events: int = 0
     held_bytes: int = 0
     #: Whether something happened that a commit must carry.
     moved: bool = False
@@ -200,6 +201,7 @@ class Lane:
         session.places.append(topic << OFFSET_BITS | offset)
         session.times.append(recorded_ms)
         session.size += len(value)
+        self.held_events += 1
         self.held_bytes += len(value)
         if recorded_ms > session.last_ms:
             session.last_ms = recorded_ms
@@ -324,6 +326,7 @@ class Lane:
     def close(self, session: Session) -> None:
         """Forget a session whose record goes into the transaction under way."""
         session.closed = True
+        self.held_events -= session.events
         self.held_bytes -= session.size
         del self.sessions[session.key]
         for key in session.unknown:
@@ -342,6 +345,7 @@ class Lane:
         if due:
             self._ended[session.key] = session
         session.closed = False
+        self.held_events += session.events
         self.held_bytes += session.size
         newer = self.sessions.get(session.key)
         self.sessions[session.key] = session
@@ -358,6 +362,7 @@ class Lane:
 
     def _merge(self, session: Session, newer: Session) -> None:
         newer.closed = True
+        self.held_events -= newer.events
         self.held_bytes -= newer.size
         if session.outside_ms < 0:
             session.outside_ms = newer.outside_ms
@@ -419,10 +424,6 @@ class Lane:
         """Let go of what the session's chunks hold, if it is open and all of them are known."""
         if not session.closed and -1 not in session.chunks.values():
             self.held_bytes -= session.leave()
-
-    def held(self) -> int:
-        """Events in open sessions."""
-        return sum(session.away + len(session.values) for session in self.sessions.values())
 
     # --- recovery ---
 

@@ -32,6 +32,8 @@ class Memory:
         self._reader: Consumer | None = None
         #: Partitions that wait.
         self._paused: set[tuple[str, int]] = set()
+        #: Whether sessions are due that the last turn had no room for.
+        self.behind = False
 
     def excess(self, lanes: Collection[Lane]) -> int:
         """Bytes that sessions should give back: to well below the limit, or none."""
@@ -53,6 +55,7 @@ class Memory:
         """The consumer has a new assignment: nothing of it waits."""
         consumer.resume(parts)
         self._paused = set()
+        self.behind = False
 
     def balance(self, consumer: Consumer, lanes: Collection[Lane]) -> None:
         """Above the limit read on only where it moves a lane's clock; well below it everywhere.
@@ -106,6 +109,7 @@ class Memory:
                 due.append(Due(lane, turn, session, reason))
         for lane, session in later:
             lane.reopen(session, due=True)
+        self.behind = bool(later)
         self._bring_back(back)
         return due
 

@@ -117,6 +117,11 @@ class Session:
         return added
 
     @property
+    def events(self) -> int:
+        """How many it holds, those away included."""
+        return self.away + len(self.values)
+
+    @property
     def trace_id(self) -> str:
         """The trace: the first 32 bytes of the key."""
         return self.key[:32].decode()
@@ -159,14 +164,15 @@ class Session:
         return max(base, *self.unknown.values()) if self.unknown else base
 
     def may_be_whole(self) -> bool:
-        """As many distinct events as the exhaustive end promised are here, whoever sent them.
+        """Whether as many events as the exhaustive end promised may be here, whoever sent them.
 
-        Of a session that is partly away, as many events: whether they are distinct is seen when
-        they are back.
+        Of just so many, and of a session that is partly away, it is seen when they are read whether
+        they are distinct: mostly they are, and only once is that guess wrong. Of more, they are
+        compared here, or a session with duplicates would be read at each event that still comes.
         """
-        if self.unknown or not 0 < self.expected_total <= self.away + len(self.values):
+        if self.unknown or not 0 < self.expected_total <= self.events:
             return False
-        if self.away:
+        if self.away or self.events == self.expected_total:
             return True
         # The first byte tells the framings apart: 0 is Confluent's.
         ids = {v[11:47] if v[0] else v[6:42] for v in self.values}

@@ -187,6 +187,7 @@ def test_what_is_in_chunks_leaves_memory_and_comes_back_as_it_was() -> None:
     session, found = away(held, made[:5])
     feed(held, *made[5:])
     left = (session.away, len(session.values), held.held_bytes)
+    assert held.held_events == len(made)
     session.come_back(event for _, chunk in found for event in events_of(chunk))
 
     assert left == (5, 5, sum(len(event.value) for event in made[5:]))

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import marshal
+
 import pytest
-from trailweave.stream_processors.closers import _balanced, _Pace
+from trailweave.schemas.errors import Reason
+from trailweave.stream_processors.closers import _answer, _balanced, _Pace, _told
+from trailweave.stream_processors.closing import Sealed
+from trailweave.stream_processors.lanes import Refused
 
 SIZES = dict.fromkeys(range(60), 10)
+
+
+REFUSED = Refused(2, 7, 1_000, None, b"\x00", Reason("not_avro", "it ends in the middle"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "elsewhere",
+        Sealed(b"k", "t", "acme", "chain", "counts", 1, b"chain", [("rule", b"finding")], []),
+        Sealed(b"k", "t", "acme", "fragment", "idle", 0, b"chain", [], [REFUSED, REFUSED]),
+    ],
+)
+def test_an_answer_comes_from_a_child_as_it_was_given(answer: Sealed | None) -> None:
+    sent = marshal.dumps(_told(answer), 2)
+
+    assert _answer(marshal.loads(sent)) == answer  # noqa: S302 - ours
 
 
 def test_while_nothing_is_measured_all_shares_are_alike() -> None:

@@ -439,6 +439,7 @@ def test_a_session_taken_back_has_what_came_while_it_was_away() -> None:
     assert held.sessions == {KEY: away}
     assert places(away) == {(0, 0), (0, 1), (0, 2), (3, 0)}
     assert (away.last_ms, away.size) == (9, sum(map(len, away.values)))
+    assert (held.held_events, held.held_bytes) == (4, away.size)
     assert held.positions == [3, 0, 0, 1, 0]
 
 

@@ -116,6 +116,19 @@ def test_what_is_away_comes_back_while_more_of_its_session_is_on_its_way_to_chun
     assert due.session.values == [made.value for made in whole]
 
 
+def test_what_a_turn_has_no_room_for_is_left_for_the_next_which_need_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, pressure = lane(), memory()
+    for trace_id in ("1" * 32, "2" * 32):
+        feed(held, *Trace(trace_id).whole())
+    monkeypatch.setattr("trailweave.stream_processors.memory.TURN_BYTES_MAX", 10)
+
+    turns = [(len(pressure.take_due([(held, held.turn())])), pressure.behind) for _ in range(2)]
+
+    assert turns == [(1, True), (1, False)]
+
+
 STATES = st.tuples(st.integers(800, 1_100), st.lists(st.integers(-1, 9), min_size=5, max_size=5))
 
 

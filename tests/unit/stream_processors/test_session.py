@@ -107,5 +107,13 @@ def test_duplicates_do_not_make_up_a_missing_event() -> None:
     start = trace.event("session_started")
     finish = trace.ended({"agent-1": 3})
 
-    assert not session_of([start, start, finish]).may_be_whole()
-    assert session_of([start, trace.event("prompt_submitted"), finish]).may_be_whole()
+    assert not session_of([start, start, start, finish]).may_be_whole()
+    assert session_of([start, trace.event("prompt_submitted"), start, finish]).may_be_whole()
+
+
+def test_as_many_events_as_promised_are_read_to_see_whether_they_are_distinct() -> None:
+    trace = Trace()
+    start = trace.event("session_started")
+
+    assert session_of([start, start, trace.ended({"agent-1": 3})]).may_be_whole()
+    assert not session_of([start, trace.ended({"agent-1": 3})]).may_be_whole()
