@@ -10,7 +10,6 @@ record or dead letter. Each rule of the protocol, switched off, must be caught b
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,11 +19,10 @@ from unittest.mock import patch
 import pytest
 from hypothesis import settings
 from trailweave.schemas.errors import Fatal
-from trailweave.stream_processors import recovery
+from trailweave.stream_processors import memory, recovery
 from trailweave.stream_processors.chain import Record
 from trailweave.stream_processors.chunks import (
     Chunk,
-    events_of,
     largest,
     number_of,
     promote,
@@ -37,16 +35,16 @@ from trailweave.stream_processors.session import ClosingTimes, Session
 from trailweave.stream_processors.verdict import RulesConfig
 
 from tests.unit.stream_processors.builders import (
-    ENCODER,
     FOLD_DECODER,
     TOPICS,
-    WHOLE_DECODER,
     as_stored,
     places,
     source,
 )
 from tests.unit.stream_processors.recovery_world import (
+    AllChunksOf,
     Broker,
+    ChunksOf,
     Headers,
     Offsets,
     Place,
@@ -67,6 +65,8 @@ PROMOTE_MS: Final = 3
 #: What a rule says of a chain has no part in this.
 NO_RULES: Final = RulesConfig(off=frozenset(rule.name for rule in RULES))
 HUGE: Final = 1 << 40
+#: Sessions are closed before the batch ends: a control folds what is left of it in between.
+NO_TURN: Final = Turn(0, (), 0, [], moved=False)
 
 
 class WrongError(AssertionError):
@@ -89,6 +89,7 @@ class Rules:
     fold_again_what_came_since: bool = True
     delete_chunks_at_the_close: bool = True
     heed_the_cuts_of_chunks: bool = True
+    chunks: Callable[[Broker, int], memory.Memory] = ChunksOf
     check_newest: Callable[..., None] = recovery.check_newest
     check_cuts: Callable[..., None] = recovery.check_cuts
 
@@ -233,19 +234,12 @@ class Run:
 
     def begin(self, rest: list[tuple[int, int, Stored]]) -> Transaction:
         """End the batch; `rest` is what a control folds only after the closings."""
-        held, later = self.sessions(), list[Session]()
-        due: list[tuple[Session, str]] = []
-        for session, reason in self.lane.due():
-            self.lane.close(session)
-            # More is due at once than one transaction may carry.
-            if due and self.chance.random() < 0.2:
-                later.append(session)
-                continue
-            if session.away:
-                session.come_back(self.events_away(session))
-            due.append((session, reason))
-        for session in later:
-            self.lane.reopen(session, due=True)
+        held = self.sessions()
+        # More may be due at once than one transaction may carry, or than may come back.
+        most = self.chance.choice((0, 400, HUGE))
+        chunks = self.rules.chunks(self.broker, self.chance.choice((0, 400, HUGE)))
+        with patch.object(memory, "TURN_BYTES_MAX", most):
+            due = [(one.session, one.reason) for one in chunks.take_due([(self.lane, NO_TURN)])]
         for topic, offset, record in rest:
             self.lane.fold(topic, offset, *record)
         work = Transaction(self.lane.turn(), due, held)
@@ -336,7 +330,8 @@ class Run:
         broker.older.append(broker.committed)
         broker.committed = work.offsets
         broker.alone |= {(refused.topic, refused.offset) for refused in work.turn.refused}
-        broker.chunks |= {key: stored_chunk(chunk) for _, (key, chunk) in work.promoted}
+        for _, (key, chunk) in work.promoted:
+            broker.store(key, chunk)
         if self.rules.delete_chunks_at_the_close:
             for key in (key for session, _ in work.closed for key in session.chunks):
                 broker.chunks.pop(key, None)
@@ -350,7 +345,8 @@ class Run:
         end = len(self.broker.sessions) - 1 if work.closed and known else 0
         self.lane.committed(work.turn, end)
         for session, (key, _) in work.promoted:
-            session.chunks[key] = 1 if self.chance.random() < 0.9 else -1
+            at = self.broker.chunks_at[key]
+            session.chunks[key] = at if self.chance.random() < 0.9 else -1
         for session in work.leaving:
             self.lane.leave(session)
 
@@ -406,14 +402,13 @@ class Run:
         """Live chunks in the log's order."""
         heeded = self.rules.heed_the_cuts_of_chunks
         return [
-            (key, 1, chunk if heeded else {**chunk, "cut": [0] * len(TOPICS)})
+            (
+                key,
+                self.broker.chunks_at[key],
+                chunk if heeded else {**chunk, "cut": [0] * len(TOPICS)},
+            )
             for key, chunk in self.broker.chunks.items()
         ]
-
-    def events_away(self, session: Session) -> Iterator[tuple[int, int, bytes]]:
-        stored = [self.broker.chunks[key] for key in session.chunks if key in self.broker.chunks]
-        every = (event for chunk in stored for event in events_of(chunk))
-        return itertools.islice(every, session.away)
 
     def sessions(self, coming: dict[bytes, Record] | None = None) -> Sessions:
         return sessions_of(self.lane, self.broker.chunks | (coming or {}))
@@ -465,10 +460,6 @@ class Run:
 
 
 CLOSING_AND_RULES: Final = source().decoder
-
-
-def stored_chunk(chunk: Record) -> Record:
-    return WHOLE_DECODER.decode(ENCODER.encode("session_chunk", chunk))[1]
 
 
 def headers_of(cuts: dict[bytes, list[int]]) -> list[Headers]:
@@ -557,6 +548,7 @@ SHORTCUTS: Final = {
     "what came while a session was away is forgotten": Rules(fold_again_what_came_since=False),
     "chunks outlive their session": Rules(delete_chunks_at_the_close=False),
     "what is in a chunk is read again": Rules(heed_the_cuts_of_chunks=False),
+    "a chunk on its way is asked for": Rules(chunks=AllChunksOf),
     "older offsets are believed": Rules(check_newest=believe, check_cuts=believe),
 }
 
