@@ -60,11 +60,14 @@ class Shape:
     inserts_per_s_max: float = 20.0
     #: So few that after an outage more is there than may be read at once.
     batch_rows_max: int = 100
+    #: So few that after an outage batches follow each other, and one is committed while the next
+    #: one is folded and children close its sessions.
+    batch_events_max: int = 400
     #: So short that sessions leave chunks behind while they are open.
     promote_s: float = 0.7
     #: Bytes of events in memory: so few that after an outage partitions wait, and sessions leave
-    #: for their chunks. What is due comes back half of it at a time, so fewer would be a brake.
-    held_bytes_max: int = 200_000
+    #: for their chunks. What is due comes back half of it at a time.
+    held_bytes_max: int = 60_000
 
     def toml(self) -> str:
         """As `trailweave.toml`."""
@@ -74,6 +77,7 @@ class Shape:
             f"[join]\ngrace_s = {self.grace_s}\nidle_s = {self.idle_s}\n"
             f"promote_s = {self.promote_s}\nheld_bytes_max = {self.held_bytes_max}\n"
             f"approval_hold_max_s = {self.idle_s}\nclosers = {self.closers}\n"
+            f"batch_events_max = {self.batch_events_max}\n"
             f"session_timeout_s = {self.session_timeout_s}\n"
             f"[load]\nsession_timeout_s = {self.session_timeout_s + self.insert_timeout_s}\n"
             f"insert_timeout_s = {self.insert_timeout_s}\n"

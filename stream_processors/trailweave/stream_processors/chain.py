@@ -363,10 +363,7 @@ class Chain:
     @lazy
     def promised(self) -> frozenset[str]:
         """Authorities of which `session_started` said that they report."""
-        starts = self.of("session_started")
-        if len(starts) == 1:
-            return frozenset(starts[0]["expected_sources"])
-        return frozenset(s for r in starts for s in r["expected_sources"])
+        return frozenset(s for r in self.of("session_started") for s in r["expected_sources"])
 
     @lazy
     def expected(self) -> dict[str, int] | None:
@@ -381,10 +378,9 @@ class Chain:
     @lazy
     def counts(self) -> dict[str, int]:
         """Distinct events per producer."""
-        found = dict.fromkeys(self.expected or (), 0)
-        for (producer, _), records in self.by_producer.items():
-            found[producer] = found.get(producer, 0) + len(records)
-        return found
+        return {
+            producer: sum(part.events for part in parts) for producer, parts in self.ranges.items()
+        }
 
     @lazy
     def ranges(self) -> dict[str, list[ProducerRange]]:
@@ -397,14 +393,12 @@ class Chain:
         never came.
         """
         expected, counts = self.expected or {}, self.counts
-        found = {}
-        for producer, parts in self.ranges.items():
-            flawed = counts[producer] < expected.get(producer, 0)
-            for part in parts:
-                flawed = flawed or part.missing > 0 or part.conflicting > 0
-            if flawed:
-                found[producer] = parts
-        return found
+        return {
+            producer: parts
+            for producer, parts in self.ranges.items()
+            if counts[producer] < expected.get(producer, 0)
+            or any(part.missing or part.conflicting for part in parts)
+        }
 
     def whole(self) -> bool:
         """Whether every promised count has arrived."""

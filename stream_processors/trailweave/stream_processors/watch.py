@@ -27,11 +27,10 @@ consumer is told to. An aborted chain of the join never gets here.
 """
 
 import asyncio
-import heapq
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -44,12 +43,12 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import CrashingSupervisor
 from trailweave.schemas import events
-from trailweave.schemas.codec import Decoder, Encoder
+from trailweave.schemas.codec import Decoder
 from trailweave.schemas.errors import Fatal, Rejected, Retryable
 from trailweave.stream_processors import lane_reader, own_agents
-from trailweave.stream_processors.detectors import DETECTORS, of_chains, of_producers
-from trailweave.stream_processors.detectors.detector import LOOK, Detector, Fact, finding
-from trailweave.stream_processors.rules import Limits
+from trailweave.stream_processors.detectors import of_chains, of_producers
+from trailweave.stream_processors.detectors.detector import Fact
+from trailweave.stream_processors.seen import Seen, key_of
 from trailweave.stream_processors.verdict import RulesConfig
 
 #: Facts by key, on their way to whoever holds the key's table partition.
@@ -66,13 +65,6 @@ SESSION_TIMEOUT_S: Final = 10.0
 WAIT_S: Final = 5.0
 #: How often keys are looked for whose time has come.
 LOOK_INTERVAL_S: Final = 5.0
-#: How often the whole table is gone through for keys that came with a rebalance.
-SCAN_INTERVAL_S: Final = 60.0
-#: Events older than this say that the topics have not been read to their ends: what seems not to
-#: have come may well be there. Nothing is looked for while such events come.
-BEHIND_S: Final = 30.0
-#: The same for so long after the start, in which the first events come.
-START_S: Final = 10.0
 #: What detectors read.
 _READ: Final = {
     "chain": (*of_chains.READ, "producers", "writer"),
@@ -218,7 +210,7 @@ class _Agents:
         # By type and not by schema: a recovery reads the changelog by what the types say.
         table = app.Table(TABLE, partitions=settings.partitions, key_type=bytes, value_type=bytes)
         self._changelog = table.changelog_topic.get_topic_name()
-        self._seen = _Seen(settings.rules, table)
+        self._seen = Seen(settings.rules, table, time.time())
 
     async def read(self, stream: Any) -> None:
         """Facts of the join's records."""
@@ -235,9 +227,8 @@ class _Agents:
             # What came before a rebalance comes again, to whoever has its partition now.
             mine = [one for one in batch if one.message.generation_id == generation]
             places = {event.key: event.message.partition for event in mine}
-            found, changed = self._seen.fold(
-                (event.key, Fact(*json.loads(event.value))) for event in mine
-            )
+            facts = ((event.key, Fact(*json.loads(event.value))) for event in mine)
+            found, changed = self._seen.fold(facts, int(time.time() * 1000))
             await self._send(events.FINDINGS_TOPIC, [(*one, None) for one in found.items()])
             if self._app.consumer_generation_id != generation:
                 continue
@@ -253,7 +244,8 @@ class _Agents:
 
     async def _say(self, stream: Any, facts_of: Callable[[Any, Decoder], list[Fact]]) -> None:
         async for batch in stream.noack_take(BATCH, within=LINGER_S):
-            self._seen.reading(batch)
+            if batch:
+                self._seen.reading(batch[-1].message.timestamp, time.time())
             await self._send_facts(
                 [fact for event in batch for fact in facts_of(event, self._decoder)]
             )
@@ -261,7 +253,7 @@ class _Agents:
 
     async def _send_facts(self, said: list[Fact]) -> None:
         await self._send(
-            FACTS_TOPIC, [(_key(fact), json.dumps(fact).encode(), None) for fact in said]
+            FACTS_TOPIC, [(key_of(fact), json.dumps(fact).encode(), None) for fact in said]
         )
 
     async def _send(
@@ -279,151 +271,6 @@ class _Agents:
 async def _ack(stream: Any, batch: Sequence[Any]) -> None:
     for event in batch:
         await stream.ack(event)
-
-
-@dataclass(slots=True)
-class _Kept:
-    """The table's value of one key."""
-
-    facts: dict[str, list[Any]] = field(default_factory=dict)
-    #: The summary of the finding that stands; empty if none does.
-    said: str = ""
-    #: When the key was last looked at, in microseconds.
-    looked_us: int = 0
-
-    @classmethod
-    def of(cls, value: bytes | None) -> "_Kept":
-        return cls() if value is None else cls(**json.loads(value))
-
-    def value(self) -> bytes | None:
-        """None, as a table and a changelog mean it, if there is nothing to keep."""
-        if not self.facts:
-            return None
-        return json.dumps(
-            {"facts": self.facts, "said": self.said, "looked_us": self.looked_us}
-        ).encode()
-
-    def forget(self) -> None:
-        self.facts, self.said, self.looked_us = {}, "", 0
-
-
-class _Seen:
-    """The table of what was seen of each key, what was last said of it, and when to look again."""
-
-    def __init__(self, rules: RulesConfig, table: Any) -> None:
-        self._rules = rules
-        self._table = table
-        self._encoder = Encoder()
-        #: (when, key); `_planned` says which entry of a key holds.
-        self._looks: list[tuple[int, bytes]] = []
-        self._planned: dict[bytes, int] = {}
-        self._scan_at_s = 0.0
-        self._not_before_s = time.time() + START_S
-
-    @property
-    def limits(self) -> Limits:
-        return self._rules.limits
-
-    # --- facts ---
-
-    def fold(
-        self, facts: Iterable[tuple[bytes, Fact]]
-    ) -> tuple[dict[bytes, bytes], dict[bytes, bytes | None]]:
-        """What facts make of their keys, in their order: (findings, the table's new values).
-
-        Findings that are to be said or taken back, by key, the last one of each. The table has
-        its values only after `keep`.
-        """
-        folded: dict[bytes, tuple[Detector, _Kept]] = {}
-        records: dict[bytes, dict[str, Any]] = {}
-        for key, fact in facts:
-            if key not in folded:
-                if fact.detector not in DETECTORS:
-                    continue  # of another version
-                folded[key] = DETECTORS[fact.detector], _Kept.of(self._table.get(key))
-            record = self._judged(*folded[key], fact)
-            if record is not None:
-                records[key] = {**record, "rules_config_hash": self._rules.digest}
-        for key, (detector, kept) in folded.items():
-            self._plan(key, detector, kept)
-        values = {key: kept.value() for key, (_, kept) in folded.items()}
-        found = {key: self._encoder.encode("finding", one) for key, one in records.items()}
-        return found, {key: one for key, one in values.items() if one != self._table.get(key)}
-
-    def keep(self, changed: Mapping[bytes, bytes | None]) -> None:
-        """What was folded goes to the table: it was said, and the changelog has it."""
-        data = self._table.data
-        for key, value in changed.items():
-            if value is None:
-                data.pop(key, None)
-            else:
-                data[key] = value
-
-    def _judged(self, detector: Detector, kept: _Kept, fact: Fact) -> dict[str, Any] | None:
-        if fact.name != LOOK:
-            kept.facts = detector.fold(kept.facts, fact)
-        elif not kept.facts or detector.is_over(
-            kept.facts, self.limits, kept.looked_us, fact.at_us
-        ):
-            kept.forget()
-            return None
-        else:
-            kept.looked_us = fact.at_us
-        answer = detector.judge(kept.facts, self.limits, fact.at_us)
-        now_ms = int(time.time() * 1000)
-        if answer:
-            record = finding(detector, fact, kept.facts, answer, now_ms)
-            if record["summary"] != kept.said:
-                kept.said = record["summary"]
-                return record
-        elif answer is None and kept.said and detector.takes_back:
-            kept.said = ""
-            return finding(detector, fact, kept.facts, None, now_ms)
-        return None
-
-    # --- looks ---
-
-    def reading(self, batch: Sequence[Any]) -> None:
-        """A batch came: if it is an old one, more is there that has yet to be read."""
-        now_s = time.time()
-        if batch and batch[-1].message.timestamp < now_s - BEHIND_S:
-            self._not_before_s = max(self._not_before_s, now_s + START_S)
-
-    def due(self, now_s: float) -> list[Fact]:
-        """A look for each key whose time has come."""
-        if now_s < self._not_before_s:
-            return []
-        if now_s >= self._scan_at_s:
-            self._scan_at_s = now_s + SCAN_INTERVAL_S
-            for key, value in list(self._table.items()):
-                detector = DETECTORS.get(_named(key).detector)
-                if detector is not None and key not in self._planned:
-                    self._plan(key, detector, _Kept.of(value))
-        looks, now_us = [], int(now_s * 1_000_000)
-        while self._looks and self._looks[0][0] <= now_us:
-            at_us, key = heapq.heappop(self._looks)
-            if self._planned.get(key) == at_us:
-                del self._planned[key]
-                looks.append(_named(key)._replace(at_us=now_us))
-        return looks
-
-    def _plan(self, key: bytes, detector: Detector, kept: _Kept) -> None:
-        at_us = detector.look_us(kept.facts, self.limits, kept.looked_us)
-        if at_us is None:
-            self._planned.pop(key, None)
-        elif self._planned.get(key) != at_us:
-            self._planned[key] = at_us
-            heapq.heappush(self._looks, (at_us, key))
-
-
-def _key(fact: Fact) -> bytes:
-    return json.dumps([fact.detector, fact.tenant, fact.subject]).encode()
-
-
-def _named(key: bytes) -> Fact:
-    """A look at a key, at no time yet."""
-    detector, tenant, subject = json.loads(key)
-    return Fact(detector, tenant, subject, LOOK, 0, "", None)
 
 
 def _facts_of_record(event: Any, decoder: Decoder) -> list[Fact]:

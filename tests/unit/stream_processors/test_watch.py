@@ -14,10 +14,9 @@ from typing import Any, cast
 import faust
 import pytest
 from trailweave.schemas import events
-from trailweave.schemas.codec import Decoder
 from trailweave.stream_processors import watch
-from trailweave.stream_processors.detectors.detector import LOOK, Fact
-from trailweave.stream_processors.verdict import RulesConfig
+from trailweave.stream_processors.detectors.detector import Fact
+from trailweave.stream_processors.seen import key_of
 from trailweave.stream_processors.watch import WatchSettings, make_app
 
 CHANGELOG = "trailweave-watch-facts-changelog"
@@ -79,32 +78,6 @@ def test_a_rebalance_while_a_finding_is_said_keeps_the_changelog_as_it_is() -> N
     assert not kafka.acked
 
 
-def test_facts_of_one_batch_make_what_they_make_in_batches_of_one() -> None:
-    # A trace without a session, looked at in time and again when it is over, and used after that.
-    stray = Fact("credential_outside", "t", "trace", "c9", S, "trace", None)
-    kept_us = int(RulesConfig().limits.trace_kept_s * S)
-    facts = [
-        stray,
-        stray._replace(name=LOOK, at_us=S + kept_us),
-        stray._replace(name=LOOK, at_us=S + 2 * kept_us),
-        stray._replace(name="c8", at_us=S + 3 * kept_us),
-    ]
-
-    at_once, one_by_one = seen(), seen()
-    found, changed = at_once.fold((key_of(fact), fact) for fact in facts)
-    at_once.keep(changed)
-    said = {}
-    for fact in facts:
-        single, changed = one_by_one.fold([(key_of(fact), fact)])
-        one_by_one.keep(changed)
-        said.update(single)
-
-    assert [text(one) for one in found.values()] == [text(one) for one in said.values()]
-    assert text(found[key_of(stray)]).startswith("used in a trace of which there is no session: c9")
-    assert at_once._table == one_by_one._table
-    assert list(json.loads(at_once._table[key_of(stray)])["facts"]) == ["c8"]
-
-
 def test_nothing_flows_while_the_consumer_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     flowed = []
 
@@ -155,19 +128,6 @@ def test_a_start_makes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def used(agent: str) -> Fact:
     """An agent used the one credential that all use."""
     return Fact("shared_credential", "t", "c", f"{agent}|", S, f"trace-{agent}", agent)
-
-
-def key_of(fact: Fact) -> bytes:
-    return watch._key(fact)
-
-
-def seen() -> watch._Seen:
-    return watch._Seen(RulesConfig(), Table())
-
-
-def text(found: bytes) -> str:
-    _, record = Decoder({"finding": ("summary",)}).decode(found)
-    return str(record["summary"])
 
 
 @contextlib.contextmanager
