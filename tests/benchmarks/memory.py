@@ -1,6 +1,7 @@
 """Whether memory stays as it is: join and load at a steady rate for an hour.
 
-Everything runs as processes; the memory of each, children included, is looked at every half minute.
+Everything runs as processes; the anonymous memory of each, children included, is looked at every
+half minute.
 What grows without end shows between the second quarter of the time and the last one: in the first,
 caches fill. It counts only if every session became a chain and every event a row.
 """
@@ -16,7 +17,7 @@ from trailweave.sinks import clickhouse
 from tests.benchmarks import feed
 from tests.benchmarks.loads import rows
 from tests.benchmarks.peers import WrongError
-from tests.benchmarks.processes import memory_bytes, tree
+from tests.benchmarks.processes import anonymous_bytes, tree
 from tests.benchmarks.workers import workers
 from tests.integration.join_kafka import until
 
@@ -49,7 +50,7 @@ def measure(rate: float, minutes: float, per_trace: int) -> list[Program]:
         def look() -> None:
             while not done.wait(EVERY_S):
                 for program in found:
-                    size = sum(map(memory_bytes, tree(pids[program.name])))
+                    size = sum(map(anonymous_bytes, tree(pids[program.name])))
                     program.megabytes.append(size / 2**20)
 
         looking = Thread(target=look, daemon=True)

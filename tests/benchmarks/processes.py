@@ -97,8 +97,19 @@ def _cpu_s(pid: int) -> float:
 
 def memory_bytes(pid: int) -> int:
     """Proportional set size: pages that several processes share count once in all."""
+    return _rollup(pid, "Pss:")
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Memory that is no file's. Proportional size grows when another process ends with which a
+    program shared its libraries.
+    """
+    return _rollup(pid, "Anonymous:")
+
+
+def _rollup(pid: int, name: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
