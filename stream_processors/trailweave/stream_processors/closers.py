@@ -443,8 +443,7 @@ Told = tuple[Any, ...] | Literal["elsewhere"] | None
 def _told(answer: Answer) -> Told:
     if not isinstance(answer, Sealed):
         return answer
-    refused = [(*astuple(one)[:-1], *astuple(one.reason)) for one in answer.refused]
-    return (*answer[:-1], refused)
+    return (*answer[:-1], [astuple(one) for one in answer.refused])
 
 
 def _answer(told: Told) -> Answer:
@@ -455,7 +454,12 @@ def _answer(told: Told) -> Answer:
 
 
 def _refused(
-    topic: int, offset: int, recorded_ms: int, key: bytes | None, value: bytes, *reason: str
+    topic: int,
+    offset: int,
+    recorded_ms: int,
+    key: bytes | None,
+    value: bytes,
+    reason: tuple[str, str],
 ) -> Refused:
     return Refused(topic, offset, recorded_ms, key, value, Reason(*reason))
 
