@@ -25,8 +25,8 @@ STRAY = Fact("credential_outside", "t", "trace", "c9", int(NOW_S) * S, "trace", 
 LATER_S = NOW_S + RulesConfig().limits.trace_kept_s + 1
 
 
-class Table(UserDict[bytes, bytes]):
-    """A table in memory, as Faust has it."""
+#: A table in memory, as Faust has it.
+Table = UserDict[bytes, bytes]
 
 
 def test_facts_of_one_batch_make_what_they_make_in_batches_of_one() -> None:
@@ -81,10 +81,11 @@ def test_nothing_is_looked_at_while_old_events_come(behind_s: float, looks: int)
 
 
 def test_keys_that_came_with_a_rebalance_are_found() -> None:
-    made, others = seen(), Table()
+    mine, others = Table(), Table()
     took(Seen(RulesConfig(), others, NOW_S), STRAY)
+    made = Seen(RulesConfig(), mine, NOW_S)
     before = made.due(LATER_S)
-    made._table.update(others)
+    mine.update(others)
 
     assert before == []
     assert made.due(LATER_S + SCAN_INTERVAL_S - 1) == []
